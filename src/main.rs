@@ -1,0 +1,3 @@
+//! The `tailrace` binary.
+
+fn main() {}

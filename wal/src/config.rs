@@ -1,0 +1,37 @@
+//! Settings of a log.
+
+use std::{path::PathBuf, time::Duration};
+
+/// Settings of one log. Each default is the safe choice.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Folder of the segments.
+    pub dir: PathBuf,
+    /// Size at which a segment is sealed, bytes. Larger: fewer files, coarser truncation. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// Longest time that an asynchronous commit waits for its fdatasync. Default 200 ms.
+    pub sync_interval: Duration,
+    /// Most bytes that may be written and not yet synced before writers wait for a sync. Default 64 MiB.
+    pub async_max_bytes: u64,
+    /// Most bytes that may wait for the writer before `append` waits. Default 64 MiB.
+    pub queue_max_bytes: u64,
+    /// Most bytes of log that one pin may hold back before it is lost. Default 16 GiB.
+    pub pin_max_bytes: u64,
+    /// Longest time that a pin may stand still while the log grows before it is lost. Default 7 days.
+    pub pin_max_age: Duration,
+}
+
+impl LogConfig {
+    /// Defaults for a folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: 64 << 20,
+            sync_interval: Duration::from_millis(200),
+            async_max_bytes: 64 << 20,
+            queue_max_bytes: 64 << 20,
+            pin_max_bytes: 16 << 30,
+            pin_max_age: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Errors of the log. Each says what the caller should do.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use crate::{FileOffset, HistoryId, Lsn, Position, Seq};
+
+/// Why a log call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// An I/O call failed; nothing was acknowledged.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// The call.
+        operation: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: Arc<io::Error>,
+    },
+    /// No space left. The record was not written; writes can be tried again once there is space.
+    #[error("no space left on the log's disk at {path}: nothing was written; free some space and try again")]
+    Full {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// An earlier write or sync failed, so the page cache proves nothing any more. The outcome of waiting
+    /// records is unknown until the node has been restarted.
+    #[error(
+        "the log stopped after a failed write ({reason}); whether waiting records survive is decided by the next start; restart the node"
+    )]
+    Poisoned {
+        /// The first failure.
+        reason: Arc<str>,
+    },
+    /// Bytes that were stated durable are damaged.
+    #[error(
+        "{path} is damaged at byte {offset}: {reason}; restore this file from a backup or rebuild the node from a replica"
+    )]
+    Corrupt {
+        /// The segment.
+        path: PathBuf,
+        /// Where the damage begins.
+        offset: FileOffset,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Bytes from a peer or a caller are not a valid record.
+    #[error("invalid record: {reason}")]
+    Invalid {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A record kind that this version does not know.
+    #[error("record kind {code} is not known to this version; upgrade this node first")]
+    UnknownRecordKind {
+        /// Its code.
+        code: u16,
+    },
+    /// A file of a newer format.
+    #[error("{path} has format version {found}, this version reads up to {known}; upgrade this node")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Newest known.
+        known: u32,
+    },
+    /// The records asked for have been truncated.
+    #[error("history {history} is retained after seq {retained_after} only, seq {wanted} was asked for")]
+    Truncated {
+        /// Which history.
+        history: HistoryId,
+        /// Readers can start after this seq.
+        retained_after: Seq,
+        /// Where the reader wanted to start after.
+        wanted: Seq,
+    },
+    /// A verbatim record does not continue the history.
+    #[error("a record does not continue history {}: this node is at {here}, the record says {record}", here.history)]
+    Forked {
+        /// Where this node is.
+        here: Box<Position>,
+        /// What the record claims.
+        record: Box<Position>,
+    },
+    /// The history is not open here.
+    #[error("history {0} is not open in this log")]
+    UnknownHistory(HistoryId),
+    /// A replayed or awaited LSN is beyond the log's end.
+    #[error(
+        "the log ends at LSN {end}, but LSN {wanted} was already used; the log's folder is not the one that belongs to this data"
+    )]
+    EndsBefore {
+        /// Last LSN found.
+        end: Lsn,
+        /// Needed.
+        wanted: Lsn,
+    },
+    /// Two processes on one folder.
+    #[error("{path} is in use by another process")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The log was shut down.
+    #[error("the log is shut down")]
+    Closed,
+}
