@@ -1,0 +1,42 @@
+//! Datafiles: immutable, sorted Parquet files of one partition, with two hidden identity columns.
+
+mod statistics;
+mod writer;
+
+pub use statistics::ColumnStatistics;
+pub use writer::{WriteRequest, write_datafile};
+
+use serde::{Deserialize, Serialize};
+use tailrace_wal::Seq;
+
+use crate::{ColumnId, SchemaVersion, partition::DatafilePath};
+
+/// Hidden column with a row's seq (UINT64, DELTA_BINARY_PACKED, no dictionary), after the table's columns.
+pub const SEQ_COLUMN: &str = "_seq";
+/// Hidden column with a row's ordinal.
+pub const ORDINAL_COLUMN: &str = "_ordinal";
+/// Field ids of the hidden columns, beyond any column id.
+pub const SEQ_FIELD_ID: i32 = i32::MAX - 201;
+/// See [`SEQ_FIELD_ID`].
+pub const ORDINAL_FIELD_ID: i32 = i32::MAX - 202;
+
+/// What the manifest and a repair say of a datafile.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatafileMeta {
+    /// Where it lies.
+    pub path: DatafilePath,
+    /// Length, bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// XXH3-128 of the whole file, hexadecimal: a repair checks what it fetched.
+    pub hash: String,
+    /// Schema it was written with.
+    pub schema_version: SchemaVersion,
+    /// Smallest and largest seq in it.
+    pub seqs: (Seq, Seq),
+    /// Bytes of the two identity columns, compressed.
+    pub identity_bytes: u64,
+    /// Per column, exact.
+    pub statistics: Vec<(ColumnId, ColumnStatistics)>,
+}

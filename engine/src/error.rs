@@ -1,0 +1,83 @@
+//! Errors of the engine, by what the caller can do about them.
+
+use tailrace_wal::{LogError, Position};
+
+/// Why an engine call failed. Unless said otherwise, nothing was written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A database, table or column that does not exist.
+    #[error("{kind} {name:?} does not exist")]
+    NotFound {
+        /// `database`, `table`, `column`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A name that is taken.
+    #[error("{kind} {name:?} already exists")]
+    AlreadyExists {
+        /// `database`, `table`, `column`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The request itself is wrong; the message says how to put it right.
+    #[error("{0}")]
+    Invalid(String),
+    /// A type or feature that is not supported, by name.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// A write to a database that is replicated here.
+    #[error("database {database:?} is a replica here and read-only; write to its primary, {primary:?}")]
+    ReadOnlyReplica {
+        /// The database.
+        database: String,
+        /// The primary's name.
+        primary: String,
+    },
+    /// The transaction lost against another (a table dropped or changed meanwhile). Try again.
+    #[error("{0}; nothing was committed, run the transaction again")]
+    Conflict(String),
+    /// The transaction was aborted because it was idle or too large.
+    #[error("{0}")]
+    TransactionAborted(String),
+    /// The database is stopped; the reason says what to do.
+    #[error("database {database:?} is stopped: {reason}")]
+    DatabaseStopped {
+        /// The database.
+        database: String,
+        /// Why, and the remedy.
+        reason: String,
+    },
+    /// Received records do not continue this node's copy.
+    #[error("history forked: {0}")]
+    Forked(String),
+    /// The commit is written and applied, but whether it is durable is unknown: the log failed while syncing.
+    #[error("the transaction was written at {position}, but it is unknown whether it is durable: {source}")]
+    Indeterminate {
+        /// Where it was written.
+        position: Box<Position>,
+        /// The log's failure.
+        source: LogError,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A datafile or the manifest failed or is damaged.
+    #[error("{operation} {object}: {reason}")]
+    Storage {
+        /// The call.
+        operation: &'static str,
+        /// Its file or object.
+        object: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down")]
+    Closed,
+}
+
+/// Result of an engine call.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
