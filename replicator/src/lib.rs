@@ -1,1 +1,16 @@
-//!
+//! Replication of Tailrace: publisher and follower over QUIC, repair.
+
+mod config;
+mod error;
+mod follower;
+mod publisher;
+mod status;
+
+pub use config::{FollowerConfig, PublisherConfig, ReplicaGrant, TlsConfig};
+pub use error::{ReplicationError, Result};
+pub use follower::Follower;
+pub use publisher::Publisher;
+pub use status::{
+    FollowedDatabaseStatus, FollowerStatus, ReplicaFeedStatus, ReplicaTask, ReplicationMetrics, ReplicationState,
+    TaskState,
+};

@@ -1,1 +1,11 @@
-//!
+//! SQL surface of Tailrace.
+
+mod error;
+mod instance;
+mod server;
+mod session;
+
+pub use error::{Result, SqlError};
+pub use instance::{Instance, SqlConfig};
+pub use server::Server;
+pub use session::{Outcome, Session, SessionFactory, Statement};

@@ -1,0 +1,179 @@
+//! What SQL shows of replication.
+
+use std::time::Duration;
+
+use tailrace_engine::TaskInfo;
+use tailrace_wal::{CommitTime, HistoryId, PinState, Seq};
+
+/// State of a database's replication, or of the cluster's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationState {
+    /// Running.
+    Enabled,
+    /// Stopped by hand, or not configured.
+    Disabled,
+    /// A task failed too often.
+    Stopped,
+    /// Both sides went on separately; never overwritten silently.
+    Forked,
+    /// The log does not reach back: a repair runs or is needed.
+    Lost,
+    /// A local database of that name is in the way.
+    NameTaken,
+}
+
+impl ReplicationState {
+    /// As shown: `ENABLED`, `DISABLED`, `STOPPED`, `FORKED`, `LOST`, `NAME TAKEN`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "ENABLED",
+            Self::Disabled => "DISABLED",
+            Self::Stopped => "STOPPED",
+            Self::Forked => "FORKED",
+            Self::Lost => "LOST",
+            Self::NameTaken => "NAME TAKEN",
+        }
+    }
+}
+
+/// On the primary: one replica's feed of one database.
+#[derive(Debug, Clone)]
+pub struct ReplicaFeedStatus {
+    /// The replica.
+    pub replica: String,
+    /// Its address, while connected.
+    pub address: Option<String>,
+    /// Database name.
+    pub database: String,
+    /// Its history.
+    pub history: HistoryId,
+    /// Everything up to here is durable on the replica.
+    pub acknowledged: Seq,
+    /// Everything up to here is readable on the replica.
+    pub applied: Seq,
+    /// When it last pulled; `None` since this node's start.
+    pub last_pull: Option<CommitTime>,
+    /// Transactions it has not acknowledged.
+    pub lag_tasks: u64,
+    /// Log bytes it has not acknowledged; `None` when unknown.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest transaction it has not acknowledged; zero when none.
+    pub lag: Duration,
+    /// Its pin.
+    pub pin: PinState,
+    /// Running, or why not.
+    pub state: ReplicationState,
+    /// Reason for a state other than ENABLED, with the remedy.
+    pub reason: Option<String>,
+}
+
+/// On the replica: one followed database.
+#[derive(Debug, Clone)]
+pub struct FollowedDatabaseStatus {
+    /// Database name.
+    pub database: String,
+    /// Its history.
+    pub history: HistoryId,
+    /// The primary cluster.
+    pub primary: String,
+    /// State.
+    pub state: ReplicationState,
+    /// Reason, for any state but ENABLED.
+    pub reason: Option<String>,
+    /// Statement or setting that remedies it.
+    pub remedy: Option<String>,
+    /// Since when.
+    pub since: CommitTime,
+    /// Readable up to here.
+    pub applied: Seq,
+    /// Durable up to here.
+    pub acknowledged: Seq,
+    /// Last transaction known at the primary; `None` before it was heard of. Unknown is never shown as caught up.
+    pub primary_seq: Option<Seq>,
+}
+
+/// On the replica: the cluster.
+#[derive(Debug, Clone)]
+pub struct FollowerStatus {
+    /// ENABLED, DISABLED (by hand), STOPPED (all databases are).
+    pub state: ReplicationState,
+    /// The primary's address now, if connected.
+    pub connected: Option<String>,
+    /// Why not, the last time it failed.
+    pub last_error: Option<String>,
+    /// Databases.
+    pub databases: Vec<FollowedDatabaseStatus>,
+    /// Bytes received since start, as on the wire (compressed).
+    pub wire_bytes: u64,
+    /// The same, uncompressed.
+    pub raw_bytes: u64,
+}
+
+/// State of a task on the replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// Received, not begun.
+    Waiting,
+    /// Being prepared or applied.
+    Executing,
+    /// Applied.
+    Finished,
+    /// Failed; details say why.
+    Failed,
+}
+
+impl TaskState {
+    /// As shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "WAITING",
+            Self::Executing => "EXECUTING",
+            Self::Finished => "FINISHED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// A task on the replica.
+#[derive(Debug, Clone)]
+pub struct ReplicaTask {
+    /// What it is.
+    pub task: TaskInfo,
+    /// Its database.
+    pub database: String,
+    /// The primary it came from.
+    pub source: String,
+    /// Queue number: one queue per database.
+    pub queue: u32,
+    /// Worker that prepared it; `None` before.
+    pub worker: Option<u32>,
+    /// When it arrived; `None` for a task finished before this node's start.
+    pub received: Option<CommitTime>,
+    /// When it was applied; `None` before, or before this node's start.
+    pub finished: Option<CommitTime>,
+    /// State.
+    pub state: TaskState,
+    /// Failure, attempts, next try.
+    pub details: Option<String>,
+    /// A repair shown as one task: its task id is the position's seq and its operation REPAIR.
+    pub repair: bool,
+}
+
+/// Progress over a window, from receipt to applied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReplicationMetrics {
+    /// State of the cluster.
+    pub state: ReplicationState,
+    /// Tasks finished in the window.
+    pub finished: u64,
+    /// Tasks received or known at the primary, not finished now.
+    pub unfinished: u64,
+    /// Finished per second of the window.
+    pub per_second: f64,
+    /// Longest time from receipt to applied.
+    pub max_cost: Duration,
+    /// Mean of it.
+    pub mean_cost: Duration,
+    /// Mean tasks per group.
+    pub mean_group_size: f64,
+}
