@@ -2,8 +2,11 @@
 
 mod error;
 mod instance;
+mod procedure;
+mod provider;
 mod server;
 mod session;
+mod system;
 
 pub use error::{Result, SqlError};
 pub use instance::{Instance, SqlConfig};
