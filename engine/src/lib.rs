@@ -12,6 +12,7 @@ mod part;
 pub mod partition;
 mod repair;
 mod replica;
+mod scalar;
 mod store;
 mod table;
 mod task;
@@ -35,7 +36,9 @@ pub use partition::{PartitionKey, PartitionScheme};
 pub use repair::{RepairInstall, RepairManifest, RepairSource, RepairTable};
 pub use replica::{Applied, Applier, Prepared};
 pub use store::open_store;
-pub use table::{Column, ColumnDefinition, FIELD_ID_KEY, Table, TableDefinition};
+pub use table::{
+    COLUMNS_MAX, Column, ColumnDefinition, FIELD_ID_KEY, NAME_BYTES_MAX, Table, TableDefinition, check_name,
+};
 pub use task::{GroupFold, TASKS_KEPT, TaskInfo};
 pub use transaction::{CommitOptions, Durability, Receipt, Transaction};
 pub use version::{DatabaseVersion, Datafile, PartitionVersion, Role, TableVersion, Version};
