@@ -1,8 +1,12 @@
 //! Errors of the log. Each says what the caller should do.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use crate::{FileOffset, HistoryId, Lsn, Position, Seq};
+use crate::{FileOffset, HistoryId, Lsn, NodeId, Position, Seq};
 
 /// Why a log call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -98,6 +102,24 @@ pub enum LogError {
         /// Needed.
         wanted: Lsn,
     },
+    /// A replay was to start with a record that has been truncated.
+    #[error("the log starts with LSN {first}, LSN {wanted} was asked for and has been truncated")]
+    ReplayTruncated {
+        /// First LSN retained.
+        first: Lsn,
+        /// Asked for.
+        wanted: Lsn,
+    },
+    /// A segment that another node wrote.
+    #[error("{path} was written by node {found}, this is node {expected}; put the log's own folder back")]
+    ForeignNode {
+        /// The segment.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who opens it.
+        expected: NodeId,
+    },
     /// Two processes on one folder.
     #[error("{path} is in use by another process")]
     Locked {
@@ -107,4 +129,9 @@ pub enum LogError {
     /// The log was shut down.
     #[error("the log is shut down")]
     Closed,
+}
+
+/// An [`LogError::Io`].
+pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> LogError {
+    LogError::Io { operation, path: path.into(), source: Arc::new(source) }
 }

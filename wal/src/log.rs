@@ -1,10 +1,24 @@
 //! The log: append, watermarks, histories, truncation.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
 use crate::{
-    Clock, CommitTime, Disk, Frame, HistoryId, LogConfig, LogError, Lsn, NodeId, Pin, PinKey, PinStatus, Position,
-    Record, Seq, Tail, TransactionNumber, VerbatimRecord,
+    Clock, CommitTime, Disk, DiskLock, Frame, HistoryId, LogConfig, LogError, Lsn, NodeId, Pin, PinKey, PinStatus,
+    Position, Record, Seq, Tail, TransactionNumber, VerbatimRecord,
+    error::io_error,
+    marks::Marks,
+    poison::Poison,
+    queue::{Item, Queue, Queued, Request},
+    recovery::recover,
+    shared::Shared,
+    writer::Writer,
 };
 
 /// When the writer syncs for a record.
@@ -86,150 +100,277 @@ pub struct LogStatus {
 /// An append under way. The two stages are awaited separately; dropping this does not cancel the record.
 #[derive(Debug)]
 pub struct Appending {
-    _private: (),
+    shared: Arc<Shared>,
+    written: Option<oneshot::Receiver<Result<Written, LogError>>>,
+    outcome: Option<Result<Written, LogError>>,
+    durable: oneshot::Receiver<Result<Written, LogError>>,
 }
 
 impl Appending {
-    /// Waits until the record is handed to the operating system and has its position.
+    /// Waits until the record is handed to the operating system and has its position. Cancel-safe; the same answer
+    /// on every call. After [`LogError::Poisoned`] it is unknown whether the record survives.
     pub async fn written(&mut self) -> Result<Written, LogError> {
-        todo!()
+        if let Some(receiver) = &mut self.written {
+            let outcome = receiver.await.unwrap_or_else(|_| Err(stopped(&self.shared)));
+            self.outcome = Some(outcome);
+            self.written = None;
+        }
+        self.outcome.clone().unwrap_or_else(|| Err(stopped(&self.shared)))
     }
 
     /// Waits until the record is durable.
     pub async fn durable(self) -> Result<Written, LogError> {
-        todo!()
+        self.durable.await.unwrap_or_else(|_| Err(stopped(&self.shared)))
     }
 }
 
 /// One node's write-ahead log. Cheap to clone; the last clone dropped stops the writer.
 #[derive(Debug, Clone)]
 pub struct Log {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+/// Stops the writer when the last clone goes; pins and tails do not keep it.
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    _lock: DiskLock,
 }
 
 impl Log {
     /// Opens or creates the log in `config.dir` and recovers it. `durable_floor` is the highest LSN that others
     /// (the manifest) state durable: damage at or below it is refused. Blocks.
     pub fn open(
-        _config: LogConfig,
-        _node: NodeId,
-        _durable_floor: Lsn,
-        _disk: Arc<dyn Disk>,
-        _clock: Arc<dyn Clock>,
+        config: LogConfig,
+        node: NodeId,
+        durable_floor: Lsn,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), LogError> {
-        todo!()
+        let dir = &config.dir;
+        disk.create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
+        let lock_path = dir.join("LOCK");
+        let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => LogError::Locked { path: dir.clone() },
+            _ => io_error("lock", &lock_path, error),
+        })?;
+        let recovered = recover(&config, node, durable_floor, &*disk)?;
+        if let Some(torn) = &recovered.report.torn {
+            tracing::warn!("torn tail: {torn}");
+        }
+        let shared = Arc::new(Shared {
+            queue: Queue::new(config.queue_max_bytes),
+            marks: Marks::new(recovered.last.last),
+            poison: Poison::default(),
+            histories: Mutex::new(recovered.histories),
+            pins: Mutex::default(),
+            segments: RwLock::new(recovered.segments),
+            config,
+            node,
+            disk,
+            clock,
+        });
+        let writer = Writer::new(shared.clone(), recovered.active, recovered.last);
+        let thread = std::thread::Builder::new()
+            .name("wal-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| io_error("start the writer of", &shared.config.dir, error))?;
+        let inner = Inner { shared, thread: Mutex::new(Some(thread)), _lock: lock };
+        Ok((Self { inner: Arc::new(inner) }, recovered.report))
     }
 
     /// Tells the writer where a history stands, before its first append: for a new history
     /// [`Position::start`], after a start the later of the recovered end and the manifest's. Opening it again
-    /// replaces what the writer knew (after a repair). Open transactions recovered in a history that this node
-    /// writes are aborted by the caller, with `Record`s of kind abort.
+    /// replaces what the writer knew (after a repair); no record of it may be waiting then. Open transactions
+    /// recovered in a history that this node writes are aborted by the caller, with `Record`s of kind abort, before
+    /// anything else of it.
     ///
     /// A history's first [`Log::append`] after this begins a new epoch; [`Log::append_verbatim`] copies epochs.
-    pub fn open_history(&self, _end: HistoryEnd) -> Result<(), LogError> {
-        todo!()
+    pub fn open_history(&self, end: HistoryEnd) -> Result<(), LogError> {
+        let shared = &self.inner.shared;
+        shared.check_running()?;
+        let mut histories = shared.histories.lock();
+        histories.entry(end.position.history).or_default().open(end, shared.marks.appended());
+        Ok(())
     }
 
     /// Where a history stands: its last *written* position.
-    pub fn history_end(&self, _history: HistoryId) -> Option<HistoryEnd> {
-        todo!()
+    pub fn history_end(&self, history: HistoryId) -> Option<HistoryEnd> {
+        self.inner.shared.histories.lock().get(&history)?.fold.end
     }
 
-    /// A number for a transaction that will be written in fragments.
-    pub fn begin_transaction(&self, _history: HistoryId) -> Result<TransactionNumber, LogError> {
-        todo!()
+    /// A number for a transaction that will be written in fragments. Begins the new epoch if nothing has yet.
+    pub fn begin_transaction(&self, history: HistoryId) -> Result<TransactionNumber, LogError> {
+        let shared = &self.inner.shared;
+        shared.check_running()?;
+        let mut histories = shared.histories.lock();
+        let known = histories.get_mut(&history).filter(|known| known.opened > 0);
+        let known = known.ok_or(LogError::UnknownHistory(history))?;
+        let end = known.fold.end.ok_or(LogError::UnknownHistory(history))?;
+        Ok(known.begin_transaction(&end))
     }
 
     /// Queues a record of a history that this node writes. Waits only while the queue is over its byte budget.
     /// Records are written in the order of these calls' return.
     pub fn append(
         &self,
-        _record: Record,
-        _persistence: Persistence,
+        record: Record,
+        persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
-        async { todo!() }
+        let checked = record.payload.check();
+        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence)
     }
 
     /// Queues a record received from its primary. A commit that does not continue the history fails with
-    /// [`LogError::Forked`] before anything is written.
+    /// [`LogError::Forked`] before anything is written; the [`Appending`] says so.
     pub fn append_verbatim(
         &self,
-        _record: VerbatimRecord,
-        _persistence: Persistence,
+        record: VerbatimRecord,
+        persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
-        async { todo!() }
+        let checked = record.check();
+        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Verbatim(record)), persistence)
     }
 
-    /// Makes everything written so far durable.
+    /// Makes everything queued so far durable. Returns the durable LSN.
     pub async fn sync(&self) -> Result<Lsn, LogError> {
-        todo!()
+        command(&self.inner.shared, Item::Sync).await
     }
 
     /// Follows the durable mark. The channel closes when the log is poisoned or shut down.
     pub fn durable(&self) -> tokio::sync::watch::Receiver<Lsn> {
-        todo!()
+        self.inner.shared.marks.watch()
     }
 
     /// Reads one history, durable records only, in log order (fragments, aborts and commits), starting with the
     /// first record after the commit of `after`. Replicas pass the restart seq of their position.
-    pub fn tail(&self, _history: HistoryId, _after: Seq) -> Result<Tail, LogError> {
-        todo!()
+    /// [`LogError::Truncated`] below [`Log::retained_after`].
+    pub fn tail(&self, history: HistoryId, after: Seq) -> Result<Tail, LogError> {
+        let shared = &self.inner.shared;
+        let start = shared.reader_start(history, after)?;
+        Ok(Tail::new(shared.clone(), Some(history), start))
     }
 
     /// Reads all histories from the first record after `after`; for replay at start.
-    pub fn replay(&self, _after: Lsn) -> Result<Tail, LogError> {
-        todo!()
+    /// [`LogError::ReplayTruncated`] when that record is gone.
+    pub fn replay(&self, after: Lsn) -> Result<Tail, LogError> {
+        let shared = &self.inner.shared;
+        let first = shared.first();
+        if after.next() < first {
+            return Err(LogError::ReplayTruncated { first, wanted: after.next() });
+        }
+        Ok(Tail::new(shared.clone(), None, after))
     }
 
-    /// One record by LSN, if retained and durable.
-    pub fn read(&self, _lsn: Lsn) -> Result<Frame, LogError> {
-        todo!()
+    /// One record by LSN, if retained and durable. Blocks.
+    pub fn read(&self, lsn: Lsn) -> Result<Frame, LogError> {
+        let shared = &self.inner.shared;
+        if lsn > shared.marks.durable() || lsn == Lsn::ZERO {
+            return Err(LogError::EndsBefore { end: shared.marks.durable(), wanted: lsn });
+        }
+        let mut tail = self.replay(Lsn(lsn.0 - 1))?;
+        tail.try_next()?.ok_or(LogError::EndsBefore { end: shared.marks.durable(), wanted: lsn })
     }
 
     /// Readers of `history` can start after this seq or any later one; `None` for a history never opened.
-    pub fn retained_after(&self, _history: HistoryId) -> Option<Seq> {
-        todo!()
+    pub fn retained_after(&self, history: HistoryId) -> Option<Seq> {
+        self.inner.shared.retained_after(history)
     }
 
     /// Position of `history` at `seq`, where that commit is retained (or is the history's end or start).
-    pub fn position_at(&self, _history: HistoryId, _seq: Seq) -> Option<Position> {
-        todo!()
+    pub fn position_at(&self, history: HistoryId, seq: Seq) -> Option<Position> {
+        self.inner.shared.position_at(history, seq)
     }
 
     /// Claims retention for a feed from the record after `restart` on, replacing the claim of the same key.
     /// [`LogError::Truncated`] if those records are gone.
-    pub fn pin(&self, _key: PinKey, _acknowledged: Seq, _restart: Seq) -> Result<Pin, LogError> {
-        todo!()
+    pub fn pin(&self, key: PinKey, acknowledged: Seq, restart: Seq) -> Result<Pin, LogError> {
+        self.inner.shared.claim(key, acknowledged, restart)
     }
 
     /// All pins, lost ones included.
     pub fn pins(&self) -> Vec<PinStatus> {
-        todo!()
+        self.inner.shared.refresh_pins().into_iter().map(|(status, _)| status).collect()
     }
 
     /// Forgets a pin, lost or not. `false` if there was none.
-    pub fn forget_pin(&self, _key: &PinKey) -> bool {
-        todo!()
+    pub fn forget_pin(&self, key: &PinKey) -> bool {
+        self.inner.shared.pins.lock().remove(key).is_some()
     }
 
     /// Removes whole segments whose records all lie at or below `flushed`, and below every pin that is not lost and
     /// every open transaction. Pins over budget are marked lost first. Blocks; returns the new first LSN.
-    pub fn truncate(&self, _flushed: Lsn) -> Result<Lsn, LogError> {
-        todo!()
+    pub fn truncate(&self, flushed: Lsn) -> Result<Lsn, LogError> {
+        self.inner.shared.truncate(flushed)
     }
 
     /// Seals the current segment and starts another, so that truncation can take it.
     pub async fn roll(&self) -> Result<(), LogError> {
-        todo!()
+        command(&self.inner.shared, Item::Roll).await.map(|_| ())
     }
 
     /// Figures for `system.wal`.
     pub fn status(&self) -> LogStatus {
-        todo!()
+        let shared = &self.inner.shared;
+        let marks = &shared.marks;
+        let segments = shared.all_segments();
+        // Read in this order, so that durable ≤ appended holds in what is returned.
+        let durable = marks.durable();
+        LogStatus {
+            first: shared.first(),
+            appended: marks.appended(),
+            durable,
+            bytes: segments.iter().map(|segment| segment.state().bytes).sum(),
+            segments: segments.len() as u64,
+            unsynced_bytes: marks.unsynced_bytes.load(Ordering::Relaxed),
+            syncs: marks.syncs.load(Ordering::Relaxed),
+            appended_bytes: marks.appended_bytes.load(Ordering::Relaxed),
+            poisoned: shared.poison.get().is_some(),
+        }
     }
 
     /// Writes and syncs all that waits, then stops the writer. Later calls fail with [`LogError::Closed`].
     pub async fn close(&self) -> Result<(), LogError> {
-        todo!()
+        command(&self.inner.shared, Item::Close).await.map(|_| ())
     }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (reply, _) = oneshot::channel();
+        // Refused when it was closed or poisoned before: the thread has ended then.
+        let _ = self.shared.queue.push(Item::Close(reply));
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's writer panicked");
+        }
+    }
+}
+
+async fn enqueue(
+    shared: Arc<Shared>,
+    record: Result<Queued, LogError>,
+    persistence: Persistence,
+) -> Result<Appending, LogError> {
+    let (written, on_written) = oneshot::channel();
+    let (durable, on_durable) = oneshot::channel();
+    let request = Request { record: record?, persistence, written, durable };
+    shared.queue.push_within_budget(Item::Append(request)).await?;
+    Ok(Appending { shared, written: Some(on_written), outcome: None, durable: on_durable })
+}
+
+async fn command(
+    shared: &Shared,
+    item: impl FnOnce(oneshot::Sender<Result<Lsn, LogError>>) -> Item,
+) -> Result<Lsn, LogError> {
+    let (reply, on_reply) = oneshot::channel();
+    shared.queue.push(item(reply))?;
+    on_reply.await.unwrap_or_else(|_| Err(stopped(shared)))
+}
+
+/// Why a waiter was left without an answer.
+fn stopped(shared: &Shared) -> LogError {
+    shared.poison.get().or_else(|| shared.queue.closed()).unwrap_or(LogError::Closed)
 }

@@ -1,8 +1,11 @@
 //! Records: what is appended, and what is read back.
 
 use crate::{
-    Chain, CommitTime, Epoch, FragmentNumber, HistoryId, LogError, Lsn, Payload, PayloadHash, Position, Seq,
-    TransactionNumber,
+    Chain, CommitTime, Epoch, FRAME_BYTES_MAX, FragmentNumber, HistoryId, LogError, Lsn, PART_ALIGNMENT, Payload,
+    PayloadHash, Position, Seq, TransactionNumber,
+    codec::{Decoder, Encoder},
+    frame::HEADER_LEN,
+    payload::padded,
 };
 
 /// What a record is to its history.
@@ -72,12 +75,69 @@ impl HistoryHeader {
 
     /// Encodes, little-endian, as drawn in `FORMAT.md`.
     pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
-        todo!()
+        let mut out = Encoder::with_capacity(Self::ENCODED_LEN);
+        out.u16(self.kind.code());
+        out.zeros(2);
+        out.u32(self.fragment.0);
+        out.bytes(&self.history.0);
+        out.epoch(self.epoch);
+        out.u64(self.transaction.0);
+        out.u64(self.seq.0);
+        out.u64(self.restart_seq.0);
+        out.u64(self.chain.0);
+        out.i64(self.commit_time.0);
+        out.u64(self.payload_hash.0);
+        out.u32(self.directory_len);
+        out.u32(self.parts_len);
+        out.array()
     }
 
     /// Decodes and checks limits; does not check the payload.
-    pub fn decode(_bytes: &[u8; Self::ENCODED_LEN]) -> Result<Self, LogError> {
-        todo!()
+    pub fn decode(bytes: &[u8; Self::ENCODED_LEN]) -> Result<Self, LogError> {
+        let mut from = Decoder::new(bytes, "record header");
+        let kind = RecordKind::from_code(from.u16()?)?;
+        from.reserved(2)?;
+        let fragment = FragmentNumber(from.u32()?);
+        let header = Self {
+            kind,
+            fragment,
+            history: HistoryId(from.array()?),
+            epoch: from.epoch()?,
+            transaction: TransactionNumber(from.u64()?),
+            seq: Seq(from.u64()?),
+            restart_seq: Seq(from.u64()?),
+            chain: Chain(from.u64()?),
+            commit_time: CommitTime(from.i64()?),
+            payload_hash: PayloadHash(from.u64()?),
+            directory_len: from.u32()?,
+            parts_len: from.u32()?,
+        };
+        from.reserved(40)?;
+        header.check()?;
+        Ok(header)
+    }
+
+    /// What must hold whatever the payload is.
+    fn check(&self) -> Result<(), LogError> {
+        let wrong = |reason: String| Err(LogError::Invalid { reason });
+        if self.frame_len() > FRAME_BYTES_MAX as u64 {
+            return wrong(format!("a frame of {} bytes, at most {FRAME_BYTES_MAX} are allowed", self.frame_len()));
+        }
+        if !(self.parts_len as usize).is_multiple_of(PART_ALIGNMENT) {
+            return wrong(format!("{} bytes of parts are not a multiple of {PART_ALIGNMENT}", self.parts_len));
+        }
+        if self.restart_seq > self.seq {
+            return wrong(format!("restart seq {} is above seq {}", self.restart_seq, self.seq));
+        }
+        if self.kind == RecordKind::Commit && self.seq == Seq::ZERO {
+            return wrong("a commit with seq 0".into());
+        }
+        Ok(())
+    }
+
+    /// Length of the frame that holds this record, bytes.
+    pub(crate) fn frame_len(&self) -> u64 {
+        (HEADER_LEN as u64) + padded(self.directory_len as usize) as u64 + u64::from(self.parts_len)
     }
 
     /// The position after this record (of a fragment or abort: the position it was written at).
@@ -124,4 +184,21 @@ pub struct VerbatimRecord {
     pub payload: Payload,
     /// Marks the record as skipped on this node.
     pub skipped: bool,
+}
+
+impl VerbatimRecord {
+    /// Whether header and payload belong together.
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        self.payload.check()?;
+        self.header.check()?;
+        let Self { header, payload, .. } = self;
+        let is_same = header.payload_hash == payload.hash
+            && header.directory_len as usize == payload.directory_bytes.len()
+            && header.parts_len as usize == payload.parts_len();
+        if is_same {
+            Ok(())
+        } else {
+            Err(LogError::Invalid { reason: format!("the payload of seq {} is not the header's", header.seq) })
+        }
+    }
 }

@@ -1,26 +1,260 @@
 //! Readers that follow the log and never pass the durable mark.
 
-use crate::{Frame, LogError, Lsn};
+use std::sync::Arc;
 
-/// A reader of one history, or of all.
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::{
+    FileOffset, Frame, HistoryId, LogError, Lsn, Payload,
+    codec::slice,
+    frame::{self, Decoded, HEADER_LEN},
+    payload::{PART_ALIGNMENT, padded},
+    segment::{OpenSegment, read_full},
+    shared::Shared,
+};
+
+/// Most bytes read ahead with one call.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+
+/// Reads below this are done in place: a follower reads what was just written, which is in memory.
+const INLINE_READ_BYTES: u64 = 256 << 10;
+
+/// Bytes of other histories that are read over rather than jumped.
+const GAP_BYTES: u64 = 128 << 10;
+
+/// A reader of one history, or of all. Frames that it returns share one read buffer of up to a few MiB with their
+/// neighbours: copy what is kept for long.
 #[derive(Debug)]
 pub struct Tail {
-    _private: (),
+    shared: Arc<Shared>,
+    /// `None`: all.
+    history: Option<HistoryId>,
+    passed: Lsn,
+    durable: watch::Receiver<Lsn>,
+    segment: Option<Arc<OpenSegment>>,
+    /// What was read ahead.
+    run: Option<Run>,
+}
+
+/// Frames that lie close together, to be read with one call.
+#[derive(Debug)]
+struct Plan {
+    segment: Arc<OpenSegment>,
+    frames: Vec<Place>,
+    offset: u64,
+    len: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    lsn: Lsn,
+    offset: u64,
+    len: u32,
+}
+
+/// A plan that was read.
+#[derive(Debug)]
+struct Run {
+    plan: Plan,
+    bytes: Bytes,
+    next: usize,
 }
 
 impl Tail {
-    /// The next durable record, read now; `None` when there is none yet. Blocks on disk reads.
-    pub fn try_next(&mut self) -> Result<Option<Frame>, LogError> {
-        todo!()
+    /// Reads records after `passed`.
+    pub(crate) fn new(shared: Arc<Shared>, history: Option<HistoryId>, passed: Lsn) -> Self {
+        let durable = shared.marks.watch();
+        Self { shared, history, passed, durable, segment: None, run: None }
     }
 
-    /// Waits for the next durable record. Cancel-safe.
+    /// The next durable record, read now; `None` when there is none yet. Blocks on disk reads.
+    /// [`LogError::Corrupt`] names the file and the offset of a record that does not check.
+    pub fn try_next(&mut self) -> Result<Option<Frame>, LogError> {
+        if let Some(frame) = self.next_of_run()? {
+            return Ok(Some(frame));
+        }
+        let Some(plan) = self.plan()? else { return Ok(None) };
+        self.run = Some(plan.read()?);
+        self.next_of_run()
+    }
+
+    /// Waits for the next durable record. Cancel-safe. After the last durable record of a log that is poisoned or
+    /// closed, the error says which.
     pub async fn next(&mut self) -> Result<Frame, LogError> {
-        todo!()
+        loop {
+            // Seen before the look at the log, so that nothing synced in between is missed.
+            self.durable.borrow_and_update();
+            if let Some(frame) = self.next_of_run()? {
+                return Ok(frame);
+            }
+            if let Some(plan) = self.plan()? {
+                let runtime = tokio::runtime::Handle::try_current();
+                let run = match runtime {
+                    Ok(runtime) if plan.len > INLINE_READ_BYTES => {
+                        let read = runtime.spawn_blocking(move || plan.read()).await;
+                        read.map_err(|_| LogError::Closed)??
+                    }
+                    _ => plan.read()?,
+                };
+                self.run = Some(run);
+                continue;
+            }
+            if self.durable.changed().await.is_err() {
+                // What was synced last is still to be returned.
+                if self.shared.marks.durable() > self.passed
+                    && let Some(frame) = self.try_next()?
+                {
+                    return Ok(frame);
+                }
+                return Err(self.shared.poison.get().unwrap_or(LogError::Closed));
+            }
+        }
     }
 
     /// Everything up to here has been returned or belongs to other histories.
     pub fn passed(&self) -> Lsn {
-        todo!()
+        self.passed
+    }
+
+    /// The next frame of what was read ahead. On an error the reader stays where it is.
+    fn next_of_run(&mut self) -> Result<Option<Frame>, LogError> {
+        let Some(run) = &mut self.run else { return Ok(None) };
+        let Some(place) = run.plan.frames.get(run.next).copied() else {
+            self.run = None;
+            return Ok(None);
+        };
+        match run.frame(place) {
+            Ok(frame) => {
+                run.next += 1;
+                self.passed = place.lsn;
+                Ok(Some(frame))
+            }
+            Err(error) => {
+                self.run = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// What to read next; `None` when there is nothing durable. Moves `passed` over segments without such records.
+    fn plan(&mut self) -> Result<Option<Plan>, LogError> {
+        loop {
+            let durable = self.shared.marks.durable();
+            if self.passed >= durable {
+                return Ok(None);
+            }
+            let segment = self.segment_after_passed()?;
+            let (plan, last) = {
+                let records = segment.records.read();
+                let last = Lsn(segment.first.0 + records.entries.len() as u64 - 1);
+                let until = last.min(durable);
+                (self.plan_within(&segment, &records, until), until)
+            };
+            match plan {
+                Some(plan) => return Ok(Some(plan)),
+                None => self.passed = self.passed.max(last),
+            }
+        }
+    }
+
+    fn plan_within(&self, segment: &Arc<OpenSegment>, records: &crate::index::RecordIndex, until: Lsn) -> Option<Plan> {
+        let lsn_of = |place: u32| Lsn(segment.first.0 + u64::from(place));
+        let mut frames: Vec<Place> = Vec::new();
+        let (mut start, mut end) = (0, 0);
+        let mut add = |place: u32| {
+            let Some(entry) = records.entries.get(place as usize) else { return false };
+            let entry_end = entry.offset + u64::from(entry.len);
+            if frames.is_empty() {
+                start = entry.offset;
+            } else if entry.offset - end > GAP_BYTES || entry_end - start > READ_AHEAD_BYTES {
+                return false;
+            }
+            end = entry_end;
+            frames.push(Place { lsn: lsn_of(place), offset: entry.offset, len: entry.len });
+            true
+        };
+        match self.history {
+            Some(history) => {
+                let places = records.places(history);
+                let from = places.partition_point(|place| lsn_of(*place) <= self.passed);
+                for place in places.iter().skip(from).take_while(|place| lsn_of(**place) <= until) {
+                    if !add(*place) {
+                        break;
+                    }
+                }
+            }
+            None => {
+                let from = (self.passed.next().0.saturating_sub(segment.first.0)) as u32;
+                let to = (until.0 + 1).saturating_sub(segment.first.0) as u32;
+                for place in from..to {
+                    if !add(place) {
+                        break;
+                    }
+                }
+            }
+        }
+        (!frames.is_empty()).then(|| Plan { segment: segment.clone(), frames, offset: start, len: end - start })
+    }
+
+    /// The segment with the record after `passed`, open.
+    fn segment_after_passed(&mut self) -> Result<Arc<OpenSegment>, LogError> {
+        let wanted = self.passed.next();
+        if let Some(segment) = &self.segment {
+            let records = segment.records.read().entries.len() as u64;
+            if segment.first <= wanted && wanted.0 < segment.first.0 + records {
+                return Ok(segment.clone());
+            }
+        }
+        let truncated = |shared: &Shared| LogError::ReplayTruncated { first: shared.first(), wanted };
+        let Some(segment) = self.shared.segment_of(wanted) else { return Err(truncated(&self.shared)) };
+        let open = segment.open(&*self.shared.disk).map_err(|error| match error {
+            LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => truncated(&self.shared),
+            error => error,
+        })?;
+        self.segment = Some(open.clone());
+        Ok(open)
+    }
+}
+
+impl Plan {
+    /// Reads it. The buffer starts at a multiple of 64 in memory, as frames do in the file, so that parts are
+    /// aligned.
+    fn read(self) -> Result<Run, LogError> {
+        let len = self.len as usize;
+        let mut buffer = vec![0_u8; len + PART_ALIGNMENT];
+        let shift = buffer.as_ptr().align_offset(PART_ALIGNMENT).min(PART_ALIGNMENT);
+        let count = read_full(&self.segment.path, &*self.segment.file, &mut buffer[shift..shift + len], self.offset)?;
+        let bytes = Bytes::from(buffer).slice(shift..shift + count);
+        Ok(Run { plan: self, bytes, next: 0 })
+    }
+}
+
+impl Run {
+    /// Checks and decodes one frame.
+    fn frame(&self, place: Place) -> Result<Frame, LogError> {
+        let corrupt = |reason: String| LogError::Corrupt {
+            path: self.plan.segment.path.clone(),
+            offset: FileOffset(place.offset),
+            reason,
+        };
+        let bytes = slice(&self.bytes, (place.offset - self.plan.offset) as usize, place.len as usize);
+        let Some(Ok(header)) = bytes.get(..HEADER_LEN).map(<[u8; HEADER_LEN]>::try_from) else {
+            return Err(corrupt("the file ends before this record".into()));
+        };
+        let header = match frame::decode(&header, self.plan.segment.salt) {
+            Ok(Decoded::Valid(header)) => header,
+            Ok(Decoded::Foreign) => return Err(corrupt("the frame header's checksum is wrong".into())),
+            Err(error @ LogError::UnknownRecordKind { .. }) => return Err(error),
+            Err(error) => return Err(corrupt(error.to_string())),
+        };
+        let Some(record) = header.record.filter(|_| header.lsn == place.lsn && header.frame_len == place.len) else {
+            return Err(corrupt(format!("another record than LSN {} stands here", place.lsn)));
+        };
+        let directory = slice(&bytes, HEADER_LEN, record.directory_len as usize);
+        let parts = slice(&bytes, HEADER_LEN + padded(record.directory_len as usize), record.parts_len as usize);
+        let payload =
+            Payload::decode(directory, record.payload_hash, parts).map_err(|error| corrupt(error.to_string()))?;
+        Ok(Frame { lsn: place.lsn, skipped: header.skipped, header: record, payload })
     }
 }

@@ -1,11 +1,16 @@
 //! The disk seam: the few calls that the log needs, so that tests can put a hostile disk beneath it.
 
+mod system;
+
 use std::{
     fmt::Debug,
+    fs::File,
     io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+pub use system::SystemDisk;
 
 /// A file system, as far as the log uses it. All calls block.
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -23,6 +28,27 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes the folder's entries durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Creates the file if it is missing and locks it against other processes and other logs of this one, until the
+    /// returned guard is dropped. An error of kind `WouldBlock` when it is locked already.
+    fn lock(&self, path: &Path) -> io::Result<DiskLock>;
+}
+
+/// Holds a lock on a file until it is dropped.
+#[derive(Debug)]
+pub struct DiskLock {
+    _file: Option<File>,
+}
+
+impl DiskLock {
+    /// A guard over a locked file.
+    pub fn new(file: File) -> Self {
+        Self { _file: Some(file) }
+    }
+
+    /// A guard over nothing, for disks that exist only in memory.
+    pub fn none() -> Self {
+        Self { _file: None }
+    }
 }
 
 /// An open file. Reads and writes carry their offset, so one handle serves many readers.

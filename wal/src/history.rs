@@ -1,0 +1,275 @@
+//! What the writer knows of each history, and the fold of records into it. The same fold runs over records as they
+//! are written and as recovery finds them.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position, RecordKind, Seq,
+    TransactionNumber,
+    index::{Floor, HistorySummary, LargeCommit, OpenTransaction},
+};
+
+/// What the records of one history add up to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HistoryFold {
+    /// The last commit, as the records say or as `open_history` replaced it.
+    pub(crate) end: Option<HistoryEnd>,
+    /// The last position by the records alone; what the next record must continue, or the history begins anew.
+    logged: Option<Position>,
+    /// Transactions with fragments and neither commit nor abort.
+    pub(crate) open: BTreeMap<(Epoch, TransactionNumber), OpenTransaction>,
+}
+
+/// What folding one record found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Folded {
+    /// Last seq committed before the record.
+    before: Seq,
+    /// Set when the record does not continue the records before it.
+    broken: Option<Floor>,
+    large: Option<LargeCommit>,
+}
+
+impl HistoryFold {
+    /// Takes in one record.
+    pub(crate) fn take(&mut self, header: &HistoryHeader, lsn: Lsn) -> Folded {
+        let is_commit = header.kind == RecordKind::Commit;
+        let before = if is_commit { Seq(header.seq.0.saturating_sub(1)) } else { header.seq };
+        let continues = self.logged.is_none_or(|logged| {
+            if is_commit {
+                logged.follow(header.epoch, header.kind, header.commit_time, header.payload_hash) == header.position()
+            } else {
+                // After a repair, fragments from before the position may be sent again; none can come from after it.
+                header.seq < logged.seq || (header.seq == logged.seq && header.chain == logged.chain)
+            }
+        });
+        let broken = (!continues).then(|| Floor { lsn: Lsn(lsn.0.saturating_sub(1)), seq: before });
+        if let Some(floor) = broken {
+            self.open.retain(|_, open| open.first_fragment > floor.lsn);
+        }
+        let key = (header.epoch, header.transaction);
+        let mut large = None;
+        match header.kind {
+            RecordKind::Commit => {
+                let open = self.open.remove(&key);
+                if header.fragment.0 > 0 {
+                    let first_fragment = open.map_or(Lsn::ZERO, |open| open.first_fragment);
+                    large = Some(LargeCommit { seq: header.seq, lsn, first_fragment });
+                }
+                self.end = Some(HistoryEnd { position: header.position(), commit_time: header.commit_time });
+                self.logged = Some(header.position());
+            }
+            RecordKind::Fragment => {
+                let open = self.open.entry(key).or_insert(OpenTransaction {
+                    epoch: header.epoch,
+                    number: header.transaction,
+                    first_fragment: lsn,
+                    after: header.seq,
+                    fragments: 0,
+                });
+                open.fragments += 1;
+            }
+            RecordKind::Abort => {
+                self.open.remove(&key);
+            }
+        }
+        if !is_commit && (self.logged.is_none() || broken.is_some()) {
+            let position = match header.seq {
+                Seq::ZERO => Position::start(header.history),
+                _ => header.position(),
+            };
+            let replaced = self.end.is_some_and(|end| self.logged != Some(end.position));
+            self.logged = Some(position);
+            if !replaced {
+                self.end = Some(HistoryEnd { position, commit_time: header.commit_time });
+            }
+        }
+        Folded { before, broken, large }
+    }
+
+    /// Takes in all of one segment's records by their summary.
+    pub(crate) fn take_summary(&mut self, summary: &HistorySummary) {
+        self.open = summary.open.iter().map(|open| ((open.epoch, open.number), *open)).collect();
+        if let Some(end) = summary.end {
+            self.end = Some(end);
+            self.logged = Some(end.position);
+        }
+    }
+
+    /// Whether the records alone lead to `position`.
+    fn leads_to(&self, position: Position) -> bool {
+        match self.logged {
+            Some(logged) => logged == position || (logged.seq, logged.chain) == (position.seq, position.chain),
+            None => false,
+        }
+    }
+}
+
+impl HistorySummary {
+    /// Adds a record that a fold has just taken; [`HistorySummary::set_open`] follows after the last.
+    pub(crate) fn take(slot: &mut Option<Self>, folded: &Folded, header: &HistoryHeader, lsn: Lsn) {
+        let summary = slot.get_or_insert_with(|| Self {
+            boundary: folded.before,
+            first: lsn,
+            last: lsn,
+            end: None,
+            broken: None,
+            large: Vec::new(),
+            open: Vec::new(),
+        });
+        summary.last = lsn;
+        summary.broken = folded.broken.or(summary.broken);
+        summary.large.extend(folded.large);
+        if header.kind == RecordKind::Commit {
+            summary.end = Some(HistoryEnd { position: header.position(), commit_time: header.commit_time });
+        }
+    }
+
+    /// States which transactions are open after its last record.
+    pub(crate) fn set_open(&mut self, fold: &HistoryFold) {
+        self.open.clear();
+        self.open.extend(fold.open.values().copied());
+    }
+}
+
+/// A history as the writer holds it.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Written records only.
+    pub(crate) fold: HistoryFold,
+    /// Readers cannot start before this.
+    pub(crate) floor: Option<Floor>,
+    /// Counts `open_history`; 0 while it was not called.
+    pub(crate) opened: u64,
+    /// The epoch begun since it was opened.
+    epoch: Option<Epoch>,
+    next_transaction: u64,
+}
+
+impl History {
+    /// What recovery found.
+    pub(crate) fn recovered(fold: HistoryFold, floor: Option<Floor>) -> Self {
+        Self { fold, floor, ..Self::default() }
+    }
+
+    /// Starts or replaces what the writer goes on from. `appended` is the last LSN written.
+    pub(crate) fn open(&mut self, end: HistoryEnd, appended: Lsn) {
+        let has_records = self.fold.logged.is_some();
+        if !self.fold.leads_to(end.position) {
+            self.floor = Some(Floor { lsn: if has_records { appended } else { Lsn::ZERO }, seq: end.position.seq });
+            if has_records {
+                self.fold.open.clear();
+            }
+        }
+        self.fold.end = Some(end);
+        self.opened += 1;
+        self.epoch = None;
+    }
+
+    /// A number for a transaction in fragments.
+    pub(crate) fn begin_transaction(&mut self, end: &HistoryEnd) -> TransactionNumber {
+        self.current_epoch(end);
+        self.next_transaction += 1;
+        TransactionNumber(self.next_transaction)
+    }
+
+    /// The epoch of this node's appends; begins it if none was begun since the history was opened.
+    fn current_epoch(&mut self, end: &HistoryEnd) -> Epoch {
+        *self.epoch.get_or_insert_with(|| {
+            self.next_transaction = 0;
+            Epoch { counter: end.position.epoch.counter.saturating_add(1), nonce: rand::random() }
+        })
+    }
+
+    /// Gives a record of this node its header. `fold` is this history's state after the records before it in the
+    /// batch; lengths and hash come from the payload.
+    pub(crate) fn head(
+        &mut self,
+        fold: &HistoryFold,
+        record: &crate::Record,
+        now: CommitTime,
+    ) -> Result<HistoryHeader, LogError> {
+        let Some(end) = fold.end else { return Err(LogError::UnknownHistory(record.history)) };
+        let wrong = |reason: String| Err(LogError::Invalid { reason });
+        let (epoch, transaction) = match (record.kind, record.transaction) {
+            (RecordKind::Commit, None) if record.fragment.0 == 0 => {
+                (self.current_epoch(&end), self.begin_transaction(&end))
+            }
+            (_, None) => return wrong(format!("a {:?} record needs its transaction", record.kind)),
+            (RecordKind::Abort, Some(number)) => (self.epoch_to_abort(fold, &end, number), number),
+            (_, Some(number)) => {
+                let epoch = self.current_epoch(&end);
+                if number.0 == 0 || number.0 > self.next_transaction {
+                    return wrong(format!("transaction {number} was not begun in epoch {epoch}"));
+                }
+                (epoch, number)
+            }
+        };
+        let open = fold.open.get(&(epoch, transaction));
+        let written = open.map_or(0, |open| open.fragments);
+        if record.kind != RecordKind::Abort && record.fragment.0 != written {
+            return wrong(format!(
+                "transaction {transaction} has {written} fragments in the log, the {:?} record says {}",
+                record.kind, record.fragment
+            ));
+        }
+        if record.kind == RecordKind::Commit && record.payload.directory.fragments.len() != written as usize {
+            return wrong(format!(
+                "transaction {transaction} has {written} fragments, its directory lists {}",
+                record.payload.directory.fragments.len()
+            ));
+        }
+        let mut position = end.position;
+        let commit_time = CommitTime(now.0.max(end.commit_time.0.saturating_add(1)));
+        if record.kind == RecordKind::Commit {
+            position = position.follow(epoch, record.kind, commit_time, record.payload.hash);
+        }
+        // The restart seq is that after this record: a fragment's own transaction counts, an ended one does not.
+        let others =
+            fold.open.values().filter(|open| (open.epoch, open.number) != (epoch, transaction)).map(|open| open.after);
+        let own = (record.kind == RecordKind::Fragment).then(|| open.map_or(position.seq, |open| open.after));
+        let restart_seq = others.chain(own).min().map_or(position.seq, |after| after.min(position.seq));
+        Ok(HistoryHeader {
+            kind: record.kind,
+            history: record.history,
+            epoch,
+            transaction,
+            fragment: if record.kind == RecordKind::Abort { FragmentNumber(0) } else { record.fragment },
+            seq: position.seq,
+            restart_seq,
+            chain: position.chain,
+            commit_time,
+            payload_hash: record.payload.hash,
+            directory_len: record.payload.directory_bytes.len() as u32,
+            parts_len: record.payload.parts_len() as u32,
+        })
+    }
+
+    /// An abort belongs to the epoch in which its transaction was begun; one that recovery found open is older than
+    /// any begun since.
+    fn epoch_to_abort(&mut self, fold: &HistoryFold, end: &HistoryEnd, number: TransactionNumber) -> Epoch {
+        let is_open = |epoch: &Epoch| fold.open.contains_key(&(*epoch, number));
+        self.epoch
+            .filter(is_open)
+            .or_else(|| fold.open.keys().find(|(_, open)| *open == number).map(|(epoch, _)| *epoch))
+            .unwrap_or_else(|| self.current_epoch(end))
+    }
+}
+
+/// A record from its primary: must it be refused?
+pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
+    let Some(end) = fold.end else { return Err(LogError::UnknownHistory(header.history)) };
+    if header.kind != RecordKind::Commit {
+        return Ok(());
+    }
+    let here = end.position;
+    let next = here.follow(header.epoch, header.kind, header.commit_time, header.payload_hash);
+    let same_or_later_epoch = header.epoch == here.epoch || header.epoch.counter > here.epoch.counter;
+    if next != header.position() || !same_or_later_epoch || header.commit_time <= end.commit_time {
+        return Err(LogError::Forked { here: Box::new(here), record: Box::new(header.position()) });
+    }
+    Ok(())
+}
+
+/// Histories by id.
+pub(crate) type Histories = BTreeMap<HistoryId, History>;

@@ -1,0 +1,305 @@
+//! Opens a folder of segments: checks their chain, tells a torn tail from damage, and makes certain what is kept.
+//! The rules stand in `FORMAT.md`.
+
+mod scan;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory, Recovery,
+    error::io_error,
+    footer::{self, Footer},
+    frame::{self, HEADER_LEN},
+    history::{Histories, History, HistoryFold},
+    index::Floor,
+    segment::{Predecessor, SEGMENT_HEADER_LEN, Segment, SegmentHeader, SegmentState, first_of_name, is_temporary},
+    writer::{Active, WriteError, make_segment, push_payload},
+};
+use scan::{Scan, Window, read_frame, scan};
+
+/// What a log starts with.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) segments: BTreeMap<Lsn, Arc<Segment>>,
+    pub(crate) histories: Histories,
+    pub(crate) active: Active,
+    pub(crate) last: Predecessor,
+    pub(crate) report: Recovery,
+}
+
+/// A segment file whose header checked.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    header: SegmentHeader,
+}
+
+/// Recovers the log in `config.dir`, which is locked and exists.
+pub(crate) fn recover(
+    config: &LogConfig,
+    node: NodeId,
+    durable_floor: Lsn,
+    disk: &dyn Disk,
+) -> Result<Recovered, LogError> {
+    let mut found = list(disk, &config.dir, node)?;
+    let mut recovery = Recovering { config, node, disk, folds: BTreeMap::new(), segments: BTreeMap::new() };
+    let Some(last_found) = found.pop() else {
+        if durable_floor > Lsn::ZERO {
+            return Err(LogError::EndsBefore { end: Lsn::ZERO, wanted: durable_floor });
+        }
+        return recovery.finish(Predecessor::default(), None, None);
+    };
+    for (index, segment) in found.iter().enumerate() {
+        let successor = found.get(index + 1).unwrap_or(&last_found).header.predecessor;
+        recovery.take_followed(segment, successor)?;
+    }
+    recovery.take_last(last_found, durable_floor)
+}
+
+/// Finds the segments, oldest first, and checks that each follows the one before.
+fn list(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Vec<Found>, LogError> {
+    let mut paths = BTreeMap::new();
+    for path in disk.list(dir).map_err(|error| io_error("list", dir, error))? {
+        if is_temporary(&path) {
+            disk.remove(&path).map_err(|error| io_error("remove", &path, error))?;
+        } else if let Some(first) = first_of_name(&path) {
+            paths.insert(first, path);
+        }
+    }
+    let mut found = Vec::with_capacity(paths.len());
+    for (first, path) in paths {
+        let file = disk.open(&path, false).map_err(|error| io_error("open", &path, error))?;
+        let header = SegmentHeader::read(&path, &*file)?;
+        if header.node != node {
+            return Err(LogError::ForeignNode { path, found: header.node, expected: node });
+        }
+        if header.first != first {
+            let reason = format!("its header says that it starts with LSN {}, its name says {first}", header.first);
+            return Err(LogError::Corrupt { path, offset: FileOffset(0), reason });
+        }
+        found.push(Found { path, file, header });
+    }
+    Ok(found)
+}
+
+/// Recovery under way.
+struct Recovering<'a> {
+    config: &'a LogConfig,
+    node: NodeId,
+    disk: &'a dyn Disk,
+    folds: BTreeMap<HistoryId, HistoryFold>,
+    segments: BTreeMap<Lsn, Arc<Segment>>,
+}
+
+impl Recovering<'_> {
+    /// A segment that has a successor: whole up to `last`, or damaged.
+    fn take_followed(&mut self, segment: &Found, last: Predecessor) -> Result<(), LogError> {
+        if let Some(footer) = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
+            && footer.first == segment.header.first
+            && footer.last == last
+        {
+            self.take_footer(segment, &footer);
+            return Ok(());
+        }
+        let scan = scan(&segment.path, &*segment.file, &segment.header, last.last, &mut self.folds)?;
+        let corrupt =
+            |reason: String| LogError::Corrupt { path: segment.path.clone(), offset: FileOffset(scan.end), reason };
+        if scan.last.last < last.last {
+            let reason = scan.damage.as_ref().map_or("the records end", |damage| &damage.reason);
+            return Err(corrupt(format!("{reason}; the next segment starts after LSN {}", last.last)));
+        }
+        if scan.last != last {
+            return Err(corrupt(format!(
+                "the record of LSN {} is another than the one that the next segment follows",
+                last.last
+            )));
+        }
+        self.seal(segment, scan)
+    }
+
+    fn take_footer(&mut self, segment: &Found, footer: &Footer) {
+        for (id, summary) in &footer.histories {
+            self.folds.entry(*id).or_default().take_summary(summary);
+        }
+        let sealed = Segment::sealed(segment.path.clone(), segment.header, footer.state());
+        self.segments.insert(segment.header.first, Arc::new(sealed));
+    }
+
+    /// Cuts a segment behind the frames of `scan` and gives it its footer.
+    fn seal(&mut self, segment: &Found, scan: Scan) -> Result<(), LogError> {
+        let Found { path, header, .. } = segment;
+        let state = SegmentState { last: scan.last.last, bytes: scan.end, sealed: true, histories: scan.histories };
+        let footer =
+            footer::encode(scan.end, header.first, scan.last, scan.last.last, &scan.records, &state, header.salt);
+        let file = self.disk.open(path, true).map_err(|error| io_error("open", path, error))?;
+        file.set_len(scan.end).map_err(|error| io_error("truncate", path, error))?;
+        let written = file.write_all_vectored_at(&mut [IoSlice::new(&footer)], scan.end);
+        written.map_err(|error| io_error("write", path, error))?;
+        file.sync_all().map_err(|error| io_error("fsync", path, error))?;
+        let state = SegmentState { bytes: scan.end + footer.len() as u64, ..state };
+        self.segments.insert(header.first, Arc::new(Segment::sealed(path.clone(), *header, state)));
+        Ok(())
+    }
+
+    /// The last segment: closed in good order, or to be decided.
+    fn take_last(mut self, segment: Found, floor: Lsn) -> Result<Recovered, LogError> {
+        if let Some(footer) = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
+            && footer.first == segment.header.first
+            && footer.durable == footer.last.last
+        {
+            if footer.last.last < floor {
+                return Err(LogError::EndsBefore { end: footer.last.last, wanted: floor });
+            }
+            self.take_footer(&segment, &footer);
+            return self.finish(footer.last, None, None);
+        }
+        let before = self.folds.clone();
+        let whole = scan(&segment.path, &*segment.file, &segment.header, Lsn(u64::MAX), &mut self.folds)?;
+        let expected = whole.last.last.next();
+        let torn = match &whole.damage {
+            Some(damage) if damage.stated_later >= expected || floor >= expected => {
+                let stated = damage.stated_later.max(floor);
+                return Err(LogError::Corrupt {
+                    path: segment.path,
+                    offset: damage.offset,
+                    reason: format!("{}, where LSN {expected} was; LSN {stated} is known to be durable", damage.reason),
+                });
+            }
+            None if floor >= expected => {
+                return Err(LogError::EndsBefore { end: whole.last.last, wanted: floor });
+            }
+            Some(damage) => Some(format!(
+                "{}: cut {} bytes from byte {} on, after LSN {}: {}",
+                segment.path.display(),
+                damage.bytes,
+                damage.offset,
+                whole.last.last,
+                damage.reason
+            )),
+            None => None,
+        };
+        let durable = whole.stated.max(floor);
+        if durable >= whole.last.last && whole.last.last >= segment.header.first {
+            self.seal(&segment, whole)?;
+            let last = self.segments.values().next_back().map_or(Lsn::ZERO, |segment| segment.last());
+            return self.finish_after(&segment, last, torn);
+        }
+        // Records above `durable` may be in the page cache alone.
+        self.folds = before;
+        let kept = scan(&segment.path, &*segment.file, &segment.header, durable, &mut self.folds)?;
+        let rewritten = self.rewrite(&segment, &kept, whole.last.last)?;
+        if kept.last.last >= segment.header.first {
+            self.seal(&segment, kept)?;
+        }
+        let (last, active) = rewritten;
+        self.finish(last, Some(active), torn)
+    }
+
+    /// Goes on behind a segment that was just sealed.
+    fn finish_after(self, segment: &Found, last: Lsn, torn: Option<String>) -> Result<Recovered, LogError> {
+        let file = self.disk.open(&segment.path, false).map_err(|error| io_error("open", &segment.path, error))?;
+        let footer = Footer::read(&segment.path, &*file, segment.header.salt)?;
+        let footer = footer.filter(|footer| footer.last.last == last).ok_or_else(|| LogError::Corrupt {
+            path: segment.path.clone(),
+            offset: FileOffset(0),
+            reason: "the footer just written cannot be read back".into(),
+        })?;
+        self.finish(footer.last, None, torn)
+    }
+
+    /// Copies the records behind `kept` up to `last` into a fresh segment and makes it durable.
+    fn rewrite(&mut self, segment: &Found, kept: &Scan, last: Lsn) -> Result<(Predecessor, Active), LogError> {
+        let header = SegmentHeader::after(kept.last, self.node);
+        let durable = kept.last.last;
+        let mut window = Window { path: &segment.path, file: &*segment.file, bytes: Bytes::new(), start: 0 };
+        let mut offset = kept.end;
+        let mut end = SEGMENT_HEADER_LEN as u64;
+        let mut at = kept.last;
+        let mut failed = None;
+        let made = make_segment(self.disk, &self.config.dir, &header, |file| {
+            while at.last < last {
+                let frame = match read_frame(&mut window, &segment.header, offset, at.last) {
+                    Ok(Ok(frame)) => frame,
+                    Ok(Err(reason)) => {
+                        failed = Some(LogError::Corrupt {
+                            path: segment.path.clone(),
+                            offset: FileOffset(offset),
+                            reason: format!("{reason}, on the second read"),
+                        });
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                };
+                offset += u64::from(frame.header.frame_len);
+                let Some(record) = frame.header.record else { continue };
+                let bytes: [u8; HEADER_LEN] =
+                    frame::encode_record(&record, frame.header.lsn, durable, frame.header.skipped, header.salt);
+                let mut slices = vec![IoSlice::new(&bytes)];
+                push_payload(&mut slices, &frame.payload);
+                file.write_all_vectored_at(&mut slices, end)?;
+                end += u64::from(frame.header.frame_len);
+                at = Predecessor { last: frame.header.lsn, checksum: frame::checksum_of(&bytes) };
+            }
+            Ok(())
+        });
+        let (path, file) = made.map_err(|error| failed.unwrap_or(error))?;
+        // Read back as any segment is: what is served is what is now in this file.
+        let copy = scan(&path, &*file, &header, Lsn(u64::MAX), &mut self.folds)?;
+        if copy.last != at || copy.end != end {
+            let reason = "the records just written cannot be read back".into();
+            return Err(LogError::Corrupt { path, offset: FileOffset(copy.end), reason });
+        }
+        let state = SegmentState { last: at.last, bytes: end, sealed: false, histories: copy.histories };
+        let bytes = self.config.segment_bytes;
+        let active = Active::continued(self.disk, path, header, state, copy.records, file, bytes)?;
+        Ok((at, active))
+    }
+
+    /// Everything up to `last` is durable now.
+    fn finish(
+        mut self,
+        last: Predecessor,
+        active: Option<Active>,
+        torn: Option<String>,
+    ) -> Result<Recovered, LogError> {
+        let active = match active {
+            Some(active) => active,
+            None => {
+                let (dir, bytes) = (&self.config.dir, self.config.segment_bytes);
+                Active::begin(self.disk, dir, last, self.node, bytes).map_err(|error| match error {
+                    WriteError::Full(error) | WriteError::Broken(error) => error,
+                })?
+            }
+        };
+        self.segments.insert(active.open.first, active.segment.clone());
+        let mut histories = Histories::new();
+        let mut recovered = Vec::with_capacity(self.folds.len());
+        for (id, fold) in self.folds {
+            if let Some(end) = fold.end {
+                let open = fold.open.values().map(|open| open.number).collect();
+                recovered.push(RecoveredHistory { end: HistoryEnd { ..end }, open });
+            }
+            let floor = last_break(&self.segments, id);
+            histories.insert(id, History::recovered(fold, floor));
+        }
+        let first = self.segments.keys().next().copied().unwrap_or(last.last.next());
+        let report = Recovery { first, last: last.last, torn, histories: recovered };
+        Ok(Recovered { segments: self.segments, histories, active, last, report })
+    }
+}
+
+/// Where a history was last begun anew.
+fn last_break(segments: &BTreeMap<Lsn, Arc<Segment>>, history: HistoryId) -> Option<Floor> {
+    segments.values().rev().find_map(|segment| segment.state().histories.get(&history)?.broken)
+}

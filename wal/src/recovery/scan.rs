@@ -1,0 +1,202 @@
+//! Reads a segment frame by frame, and what lies behind the last good one.
+
+use std::{collections::BTreeMap, path::Path};
+
+use bytes::Bytes;
+
+use crate::{
+    DiskFile, FileOffset, HistoryId, LogError, Lsn, Payload,
+    codec::slice,
+    frame::{self, Decoded, FrameHeader, HEADER_LEN},
+    history::HistoryFold,
+    index::{HistorySummary, RecordIndex},
+    payload::padded,
+    segment::{Predecessor, SEGMENT_HEADER_LEN, SegmentHeader, read_full},
+};
+
+/// How much is read at once.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// What a scan found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) records: RecordIndex,
+    pub(crate) histories: BTreeMap<HistoryId, HistorySummary>,
+    /// The last record that checked, or the predecessor.
+    pub(crate) last: Predecessor,
+    /// Behind the last frame that checked.
+    pub(crate) end: u64,
+    /// Highest durable LSN stated by frames that checked.
+    pub(crate) stated: Lsn,
+    /// Why the scan stopped, unless only zeros follow.
+    pub(crate) damage: Option<Damage>,
+}
+
+/// Bytes that are not what they should be, and what is behind them.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    pub(crate) offset: FileOffset,
+    pub(crate) reason: String,
+    /// Up to the end of the file.
+    pub(crate) bytes: u64,
+    /// Highest durable LSN stated by a later header that checks.
+    pub(crate) stated_later: Lsn,
+}
+
+/// A frame whose header and payload checked.
+#[derive(Debug)]
+pub(crate) struct ScannedFrame {
+    pub(crate) header: FrameHeader,
+    /// Of a mark: empty.
+    pub(crate) payload: Payload,
+}
+
+/// Reads frames from the first on, up to the record `until` or the first that does not check. `folds` go along.
+pub(crate) fn scan(
+    path: &Path,
+    file: &dyn DiskFile,
+    header: &SegmentHeader,
+    until: Lsn,
+    folds: &mut BTreeMap<HistoryId, HistoryFold>,
+) -> Result<Scan, LogError> {
+    let mut window = Window { path, file, bytes: Bytes::new(), start: 0 };
+    let mut found = Scan {
+        records: RecordIndex::default(),
+        histories: BTreeMap::new(),
+        last: header.predecessor,
+        end: SEGMENT_HEADER_LEN as u64,
+        stated: header.predecessor.last,
+        damage: None,
+    };
+    while found.last.last < until {
+        let frame = match read_frame(&mut window, header, found.end, found.last.last)? {
+            Ok(frame) => frame,
+            Err(reason) => {
+                found.damage = look_behind(&mut window, header, found.end, reason)?;
+                break;
+            }
+        };
+        let FrameHeader { lsn, durable, frame_len, checksum, record, .. } = frame.header;
+        found.stated = found.stated.max(durable);
+        if let Some(record) = record {
+            let fold = folds.entry(record.history).or_default();
+            let folded = fold.take(&record, lsn);
+            let mut slot = found.histories.remove(&record.history);
+            HistorySummary::take(&mut slot, &folded, &record, lsn);
+            found.histories.extend(slot.map(|summary| (record.history, summary)));
+            found.records.push(record.history, record.kind, record.seq, found.end, frame_len);
+            found.last = Predecessor { last: lsn, checksum };
+        }
+        found.end += u64::from(frame_len);
+    }
+    for (id, summary) in &mut found.histories {
+        if let Some(fold) = folds.get(id) {
+            summary.set_open(fold);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads and checks the frame at `offset`; the inner error says why it is none.
+pub(crate) fn read_frame(
+    window: &mut Window<'_>,
+    segment: &SegmentHeader,
+    offset: u64,
+    last: Lsn,
+) -> Result<Result<ScannedFrame, String>, LogError> {
+    let Some(bytes) = window.header(offset)? else { return Ok(Err("the file ends".into())) };
+    let header = match frame::decode(&bytes, segment.salt) {
+        Ok(Decoded::Valid(header)) => *header,
+        Ok(Decoded::Foreign) => return Ok(Err("no frame header checks here".into())),
+        Err(LogError::UnknownRecordKind { code }) => return Err(LogError::UnknownRecordKind { code }),
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let Some(record) = header.record else {
+        return Ok(if header.lsn == last {
+            Ok(ScannedFrame { header, payload: Payload::empty() })
+        } else {
+            Err(format!("a durable mark of LSN {} after LSN {last}", header.lsn))
+        });
+    };
+    if header.lsn != last.next() {
+        return Ok(Err(format!("LSN {} follows LSN {last}", header.lsn)));
+    }
+    let Some(bytes) = window.get(offset, header.frame_len as usize)? else {
+        return Ok(Err(format!("the file ends within a frame of {} bytes", header.frame_len)));
+    };
+    let directory = slice(&bytes, HEADER_LEN, record.directory_len as usize);
+    let parts = slice(&bytes, HEADER_LEN + padded(record.directory_len as usize), record.parts_len as usize);
+    Ok(Payload::decode(directory, record.payload_hash, parts)
+        .map(|payload| ScannedFrame { header, payload })
+        .map_err(|error| error.to_string()))
+}
+
+/// Searches the rest of the file for headers that check. `None` when only zeros follow.
+fn look_behind(
+    window: &mut Window<'_>,
+    segment: &SegmentHeader,
+    offset: u64,
+    reason: String,
+) -> Result<Option<Damage>, LogError> {
+    let mut stated_later = Lsn::ZERO;
+    let mut at = offset;
+    let mut is_zero = true;
+    let mut bytes = 0;
+    loop {
+        let block = window.up_to(at, WINDOW_BYTES)?;
+        is_zero &= block.iter().all(|byte| *byte == 0);
+        bytes = bytes.max(at + block.len() as u64 - offset);
+        // Headers may lie across blocks: the last ones are looked at again with the next block.
+        let starts = block.len().saturating_sub(HEADER_LEN - 1).next_multiple_of(64);
+        for start in (0..starts).step_by(64) {
+            let Some(Ok(header)) = block.get(start..start + HEADER_LEN).map(<[u8; HEADER_LEN]>::try_from) else {
+                continue;
+            };
+            // A header that checks but says what is not known here still proves that its bytes are no accident.
+            if let Ok(Decoded::Valid(header)) = frame::decode(&header, segment.salt) {
+                stated_later = stated_later.max(header.durable);
+            }
+        }
+        if starts == 0 {
+            break;
+        }
+        at += starts as u64;
+    }
+    Ok((!is_zero).then_some(Damage { offset: FileOffset(offset), reason, bytes, stated_later }))
+}
+
+/// A part of a file in memory.
+#[derive(Debug)]
+pub(crate) struct Window<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) file: &'a dyn DiskFile,
+    pub(crate) bytes: Bytes,
+    pub(crate) start: u64,
+}
+
+impl Window<'_> {
+    fn header(&mut self, offset: u64) -> Result<Option<[u8; HEADER_LEN]>, LogError> {
+        Ok(self.get(offset, HEADER_LEN)?.and_then(|bytes| <[u8; HEADER_LEN]>::try_from(&*bytes).ok()))
+    }
+
+    /// `len` bytes at `offset`; `None` when the file ends before.
+    fn get(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>, LogError> {
+        if !self.holds(offset, len) {
+            self.bytes = self.up_to(offset, len.max(WINDOW_BYTES))?;
+            self.start = offset;
+        }
+        Ok(self.holds(offset, len).then(|| slice(&self.bytes, (offset - self.start) as usize, len)))
+    }
+
+    fn holds(&self, offset: u64, len: usize) -> bool {
+        offset >= self.start && offset + len as u64 <= self.start + self.bytes.len() as u64
+    }
+
+    /// At most `len` bytes at `offset`, fewer at the end of the file.
+    fn up_to(&self, offset: u64, len: usize) -> Result<Bytes, LogError> {
+        let mut buffer = vec![0; len];
+        let count = read_full(self.path, self.file, &mut buffer, offset)?;
+        buffer.truncate(count);
+        Ok(buffer.into())
+    }
+}

@@ -1,0 +1,175 @@
+//! What callers, readers and the writer share. Locks are taken in this order: pins, histories, segments, one
+//! segment's state, one segment's records.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, PinKey, Position, RecordKind, Seq,
+    frame::{self, Decoded, HEADER_LEN},
+    history::{Histories, History},
+    marks::Marks,
+    pin::Claim,
+    poison::Poison,
+    queue::Queue,
+    segment::{OpenSegment, Segment, read_full},
+};
+
+/// The state of one open log.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: LogConfig,
+    pub(crate) node: NodeId,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) queue: Queue,
+    pub(crate) marks: Marks,
+    pub(crate) poison: Poison,
+    pub(crate) histories: Mutex<Histories>,
+    pub(crate) pins: Mutex<BTreeMap<PinKey, Claim>>,
+    /// By first LSN. Never empty: the last one is written.
+    pub(crate) segments: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
+}
+
+impl Shared {
+    /// First LSN retained, or the next one when there is none.
+    pub(crate) fn first(&self) -> Lsn {
+        self.segments.read().keys().next().copied().unwrap_or(self.marks.appended().next())
+    }
+
+    /// All segments, oldest first.
+    pub(crate) fn all_segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().values().cloned().collect()
+    }
+
+    /// The segment that holds `lsn`, or would; `None` when it is truncated.
+    pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+        self.segments.read().range(..=lsn).next_back().map(|(_, segment)| segment.clone())
+    }
+
+    /// Whether anything is accepted.
+    pub(crate) fn check_running(&self) -> Result<(), LogError> {
+        self.queue.closed().map_or(Ok(()), Err)
+    }
+
+    /// See [`crate::Log::retained_after`].
+    pub(crate) fn retained_after(&self, history: HistoryId) -> Option<Seq> {
+        self.start(history).map(|(_, seq)| seq)
+    }
+
+    /// Where readers of a history can start: records after this LSN, from this seq on.
+    fn start(&self, history: HistoryId) -> Option<(Lsn, Seq)> {
+        let (end, floor) = {
+            let histories = self.histories.lock();
+            let known = histories.get(&history)?;
+            (known.fold.end?.position.seq, known.floor)
+        };
+        let retained = Lsn(self.first().0.saturating_sub(1));
+        if retained == Lsn::ZERO && floor.is_none() {
+            return Some((Lsn::ZERO, Seq::ZERO));
+        }
+        let start = floor.map_or(retained, |floor| floor.lsn.max(retained));
+        let mut boundary = floor.filter(|floor| floor.lsn >= retained).map(|floor| floor.seq);
+        let mut after_large = Seq::ZERO;
+        for segment in self.all_segments() {
+            let state = segment.state();
+            let Some(summary) = state.histories.get(&history).filter(|summary| summary.last > start) else { continue };
+            boundary.get_or_insert(summary.boundary);
+            let large = summary.large.iter().filter(|large| large.lsn > start && large.first_fragment <= start);
+            after_large = large.map(|large| large.seq).max().unwrap_or_default().max(after_large);
+        }
+        Some((start, boundary.unwrap_or(end).max(after_large)))
+    }
+
+    /// The LSN after which a reader that holds everything up to `after` starts. Blocks on the disk where the commit
+    /// lies in a segment that nobody reads.
+    pub(crate) fn reader_start(&self, history: HistoryId, after: Seq) -> Result<Lsn, LogError> {
+        let (start, retained_after) = self.start(history).ok_or(LogError::UnknownHistory(history))?;
+        if after < retained_after {
+            return Err(LogError::Truncated { history, retained_after, wanted: after });
+        }
+        let end = self.end(history).ok_or(LogError::UnknownHistory(history))?;
+        if after > end {
+            return Err(LogError::Invalid {
+                reason: format!("history {history} ends at seq {end}, seq {after} was asked for"),
+            });
+        }
+        Ok(self.find_commit(history, after)?.map_or(start, |(lsn, ..)| lsn.max(start)))
+    }
+
+    /// First record of a history after `lsn`.
+    pub(crate) fn next_record(&self, history: HistoryId, lsn: Lsn) -> Result<Option<Lsn>, LogError> {
+        for segment in self.all_segments() {
+            let holds = segment.state().histories.get(&history).is_some_and(|summary| summary.last > lsn);
+            if !holds {
+                continue;
+            }
+            let open = segment.open(&*self.disk)?;
+            let records = open.records.read();
+            let places = records.places(history);
+            let at = places.partition_point(|place| open.first.0 + u64::from(*place) <= lsn.0);
+            if let Some(place) = places.get(at) {
+                return Ok(Some(Lsn(open.first.0 + u64::from(*place))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// See [`crate::Log::position_at`].
+    pub(crate) fn position_at(&self, history: HistoryId, seq: Seq) -> Option<Position> {
+        let end = self.histories.lock().get(&history)?.fold.end?.position;
+        if seq == end.seq {
+            return Some(end);
+        }
+        if seq == Seq::ZERO {
+            return Some(Position::start(history));
+        }
+        let found = self.find_commit(history, seq).and_then(|found| {
+            let Some((_, open, offset)) = found else { return Ok(None) };
+            let mut bytes = [0; HEADER_LEN];
+            read_full(&open.path, &*open.file, &mut bytes, offset)?;
+            match frame::decode(&bytes, open.salt)? {
+                Decoded::Valid(header) => Ok(header.record.map(|record| record.position())),
+                Decoded::Foreign => Ok(None),
+            }
+        });
+        found.unwrap_or_else(|error| {
+            tracing::warn!("position of history {history} at seq {seq}: {error}");
+            None
+        })
+    }
+
+    fn end(&self, history: HistoryId) -> Option<Seq> {
+        Some(self.histories.lock().get(&history)?.fold.end?.position.seq)
+    }
+
+    /// The retained commit of `seq` above the history's floor: LSN, segment, offset.
+    fn find_commit(&self, history: HistoryId, seq: Seq) -> Result<Option<(Lsn, Arc<OpenSegment>, u64)>, LogError> {
+        let floor = self.histories.lock().get(&history).and_then(|known: &History| known.floor);
+        let floor = floor.map_or(Lsn::ZERO, |floor| floor.lsn);
+        for segment in self.all_segments().into_iter().rev() {
+            let may_hold =
+                segment.state().histories.get(&history).is_some_and(|summary| {
+                    summary.last > floor && summary.end.is_some_and(|end| end.position.seq >= seq)
+                });
+            if !may_hold {
+                continue;
+            }
+            let open = segment.open(&*self.disk)?;
+            let found = {
+                let records = open.records.read();
+                let place = records.commit(history, seq);
+                debug_assert!(place.is_none_or(|place| {
+                    records.entries.get(place as usize).is_some_and(|entry| entry.kind == RecordKind::Commit)
+                }));
+                place.and_then(|place| Some((place, records.entries.get(place as usize)?.offset)))
+            };
+            if let Some((place, offset)) = found {
+                let lsn = Lsn(open.first.0 + u64::from(place));
+                return Ok((lsn > floor).then_some((lsn, open, offset)));
+            }
+        }
+        Ok(None)
+    }
+}

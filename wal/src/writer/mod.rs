@@ -1,0 +1,307 @@
+//! The one thread that writes: it takes all that waits, writes it with as few calls as possible, syncs once if anyone
+//! waits for that, and tells all.
+
+mod active;
+mod unit;
+
+use std::{
+    collections::VecDeque,
+    io::IoSlice,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+pub(crate) use active::{Active, WriteError, make_segment};
+pub(crate) use unit::push_payload;
+use unit::{Unit, Unsynced};
+
+use crate::{
+    LogError, Lsn, frame,
+    queue::{Item, Request, Woken},
+    segment::Predecessor,
+    shared::Shared,
+};
+
+/// Most bytes that one write call gets: the records of one write become known together.
+const UNIT_BYTES_MAX: u64 = 16 << 20;
+
+/// The writer's own state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    active: Active,
+    /// The last record written and its checksum.
+    last: Predecessor,
+    /// Highest durable LSN that the log itself states, in a frame, mark or segment header.
+    stated: Lsn,
+    unsynced: Vec<Unsynced>,
+    /// Monotonic time of the oldest write that is not synced.
+    unsynced_since: Option<Duration>,
+}
+
+/// Whether the thread goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Go,
+    Stop,
+}
+
+impl Writer {
+    /// A writer that goes on in `active`, behind `last`; everything up to there is durable.
+    pub(crate) fn new(shared: Arc<Shared>, active: Active, last: Predecessor) -> Self {
+        let stated = active.segment.header.predecessor.last;
+        Self { shared, active, last, stated, unsynced: Vec::new(), unsynced_since: None }
+    }
+
+    /// The thread's body.
+    pub(crate) fn run(mut self) {
+        loop {
+            let next = match self.shared.queue.take(self.patience()) {
+                Woken::Items(items) => self.work(items),
+                Woken::Idle => self.idle().map(|()| Next::Go),
+            };
+            match next {
+                Ok(Next::Go) => {}
+                Ok(Next::Stop) => return,
+                Err(error) => return self.fail(&error),
+            }
+        }
+    }
+
+    /// How long to wait for more: until the next sync is due, or until a durable mark is worth it.
+    fn patience(&self) -> Option<Duration> {
+        let interval = self.shared.config.sync_interval;
+        match self.unsynced_since {
+            Some(since) => {
+                let waited = self.shared.clock.monotonic().saturating_sub(since);
+                Some(interval.saturating_sub(waited).max(Duration::from_micros(1)))
+            }
+            None => (self.stated < self.last.last).then_some(interval),
+        }
+    }
+
+    fn idle(&mut self) -> Result<(), LogError> {
+        if self.unsynced_since.is_some() { self.sync() } else { self.mark() }
+    }
+
+    fn work(&mut self, items: VecDeque<Item>) -> Result<Next, LogError> {
+        let mut appends = VecDeque::with_capacity(items.len());
+        let mut items = items.into_iter();
+        while let Some(item) = items.next() {
+            let done = match item {
+                Item::Append(request) => {
+                    appends.push_back(request);
+                    continue;
+                }
+                Item::Sync(reply) => self.append_all(&mut appends).and_then(|()| {
+                    self.sync()?;
+                    self.reply(reply)
+                }),
+                Item::Roll(reply) => self.append_all(&mut appends).and_then(|()| match self.roll() {
+                    Ok(()) => self.reply(reply),
+                    Err(WriteError::Full(error)) => {
+                        let _ = reply.send(Err(error));
+                        Ok(())
+                    }
+                    Err(WriteError::Broken(error)) => {
+                        let _ = reply.send(Err(self.shared.poison.set(&error)));
+                        Err(error)
+                    }
+                }),
+                Item::Close(reply) => match self.append_all(&mut appends).and_then(|()| self.close()) {
+                    Ok(()) => {
+                        items.for_each(|item| item.refuse(&LogError::Closed));
+                        let _ = reply.send(Ok(self.last.last));
+                        return Ok(Next::Stop);
+                    }
+                    Err(error) => {
+                        let _ = reply.send(Err(self.shared.poison.set(&error)));
+                        Err(error)
+                    }
+                },
+            };
+            if let Err(error) = done {
+                return Err(self.refuse_rest(error, appends, items));
+            }
+        }
+        match self.append_all(&mut appends) {
+            Ok(()) => Ok(Next::Go),
+            Err(error) => Err(self.refuse_rest(error, appends, items)),
+        }
+    }
+
+    fn reply(&self, reply: oneshot::Sender<Result<Lsn, LogError>>) -> Result<(), LogError> {
+        let _ = reply.send(Ok(self.shared.marks.durable()));
+        Ok(())
+    }
+
+    fn refuse_rest(&self, error: LogError, appends: VecDeque<Request>, items: impl Iterator<Item = Item>) -> LogError {
+        let poisoned = self.shared.poison.set(&error);
+        appends.into_iter().for_each(|request| request.refuse(&poisoned));
+        items.for_each(|item| item.refuse(&poisoned));
+        error
+    }
+
+    /// Writes all of `appends` and syncs if any of them, or the bytes that wait, ask for it. An error poisons.
+    fn append_all(&mut self, appends: &mut VecDeque<Request>) -> Result<(), LogError> {
+        let mut wants_sync = false;
+        while !appends.is_empty() {
+            match self.append_unit(appends) {
+                Ok(is_sync) => wants_sync |= is_sync,
+                Err(WriteError::Full(error)) => {
+                    tracing::warn!("{error}");
+                    // The rest of the batch may build on what was refused.
+                    appends.drain(..).for_each(|request| request.refuse(&error));
+                }
+                Err(WriteError::Broken(error)) => return Err(error),
+            }
+            if self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) > self.shared.config.async_max_bytes {
+                self.sync()?;
+            }
+        }
+        let overdue = self.unsynced_since.is_some_and(|since| {
+            self.shared.clock.monotonic().saturating_sub(since) >= self.shared.config.sync_interval
+        });
+        if (wants_sync || overdue) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
+    }
+
+    /// Writes as many records as one write takes. Returns whether any asks for a sync.
+    fn append_unit(&mut self, appends: &mut VecDeque<Request>) -> Result<bool, WriteError> {
+        let first_len = appends.front().map_or(0, Request::frame_len);
+        if self.active.is_full_for(first_len) {
+            self.roll()?;
+        }
+        let bytes_max = self.active.room().clamp(first_len, UNIT_BYTES_MAX.max(first_len));
+        let mut unit = Unit::default();
+        {
+            let shared = self.shared.clone();
+            let mut histories = shared.histories.lock();
+            let now = shared.clock.now();
+            let durable = shared.marks.durable();
+            let mut next = self.last.last.next();
+            while let Some(request) = appends.front()
+                && unit.len + request.frame_len() <= bytes_max
+            {
+                let Some(request) = appends.pop_front() else { break };
+                if unit.place(request, &mut histories, next, durable, self.active.open.salt, now) {
+                    next = next.next();
+                }
+            }
+        }
+        if unit.is_empty() {
+            return Ok(false);
+        }
+        let (offset, len) = (self.active.end, unit.len);
+        let result = self.active.write(&mut unit.slices(), len);
+        match result {
+            Ok(()) => {}
+            Err(WriteError::Full(error)) => {
+                unit.refuse(&error);
+                return Err(WriteError::Full(error));
+            }
+            Err(WriteError::Broken(error)) => {
+                unit.refuse(&self.shared.poison.set(&error));
+                return Err(WriteError::Broken(error));
+            }
+        }
+        let marks = &self.shared.marks;
+        marks.unsynced_bytes.fetch_add(len, Ordering::Relaxed);
+        marks.appended_bytes.fetch_add(len, Ordering::Relaxed);
+        self.unsynced_since.get_or_insert_with(|| self.shared.clock.monotonic());
+        self.stated = marks.durable();
+        let (checksum, is_sync) = {
+            let mut histories = self.shared.histories.lock();
+            let (segment, open) = (&self.active.segment, &self.active.open);
+            unit.publish(offset, &mut histories, segment, open, &mut self.unsynced, |last| {
+                self.last.last = last;
+                marks.set_appended(last);
+            })
+        };
+        self.last.checksum = checksum;
+        Ok(is_sync)
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        if self.unsynced_since.is_none() {
+            return Ok(());
+        }
+        self.active.sync()?;
+        self.synced();
+        Ok(())
+    }
+
+    /// Everything written is durable.
+    fn synced(&mut self) {
+        let marks = &self.shared.marks;
+        marks.syncs.fetch_add(1, Ordering::Relaxed);
+        marks.unsynced_bytes.store(0, Ordering::Relaxed);
+        marks.set_durable(self.last.last);
+        self.unsynced_since = None;
+        for Unsynced { written, durable } in self.unsynced.drain(..) {
+            let _ = durable.send(Ok(written));
+        }
+    }
+
+    /// Appends a durable mark, so that the last batch is known to be durable when the log is read again.
+    fn mark(&mut self) -> Result<(), LogError> {
+        let durable = self.shared.marks.durable();
+        // Whether it succeeds or there is no space for it: this batch has had its mark.
+        self.stated = durable;
+        if self.active.is_sealed {
+            return Ok(());
+        }
+        let mark = frame::encode_mark(durable, self.active.open.salt);
+        match self.active.write(&mut vec![IoSlice::new(&mark)], mark.len() as u64) {
+            Ok(()) => {
+                self.active.segment.update(|state| state.bytes = self.active.end);
+                self.active.sync()
+            }
+            Err(WriteError::Full(_)) => Ok(()),
+            Err(WriteError::Broken(error)) => Err(error),
+        }
+    }
+
+    /// Seals the segment and begins the next. Nothing happens to a segment without records.
+    fn roll(&mut self) -> Result<(), WriteError> {
+        if self.last.last < self.active.open.first {
+            return Ok(());
+        }
+        if !self.active.is_sealed {
+            self.active.seal(self.last, self.shared.marks.durable())?;
+            self.synced();
+        }
+        let shared = &self.shared;
+        let config = &shared.config;
+        let next = Active::begin(&*shared.disk, &config.dir, self.last, shared.node, config.segment_bytes)?;
+        shared.segments.write().insert(next.open.first, next.segment.clone());
+        self.active = next;
+        self.stated = self.last.last;
+        Ok(())
+    }
+
+    /// Syncs and seals, so that the next start needs no scan.
+    fn close(&mut self) -> Result<(), LogError> {
+        self.sync()?;
+        if !self.active.is_sealed && self.last.last >= self.active.open.first {
+            match self.active.seal(self.last, self.shared.marks.durable()) {
+                Ok(()) | Err(WriteError::Full(_)) => {}
+                Err(WriteError::Broken(error)) => return Err(error),
+            }
+        }
+        self.shared.queue.close(&LogError::Closed);
+        self.shared.marks.end();
+        Ok(())
+    }
+
+    /// Poisons: every waiter fails, nothing is taken any more.
+    fn fail(mut self, error: &LogError) {
+        let poisoned = self.shared.poison.set(error);
+        for Unsynced { durable, .. } in self.unsynced.drain(..) {
+            let _ = durable.send(Err(poisoned.clone()));
+        }
+        self.shared.queue.close(&poisoned);
+        self.shared.marks.end();
+    }
+}
