@@ -1,4 +1,32 @@
-//! The write-ahead log of Tailrace: segments of frames, written by one thread with group commit.
+//! The write-ahead log of Tailrace: one log per node, read as its change stream.
+//!
+//! # Contract
+//!
+//! - A record is *written* when the operating system has it and it has its LSN and position, *durable* when it is
+//!   synced. Marks only grow: durable ≤ appended. After a failed write or sync nothing is acknowledged any more
+//!   ([`LogError::Poisoned`]), and only the next start tells what survived. A refusal that is not `Poisoned` means that
+//!   nothing was written.
+//! - What was acknowledged as durable is there after any crash; what is there is a prefix of what was written.
+//! - LSNs count one node's records without gaps; seqs count one history's commits without holes. A history's records
+//!   are the same bytes on every node ([`HistoryHeader`], [`Payload`]), and equal [`Position`]s mean equal histories.
+//! - Readers ([`Tail`]) get durable records only, in order, each checked; damage is named by file and offset and never
+//!   skipped.
+//! - Records go by whole segments ([`Log::truncate`]), never while a [`Pin`] within its budget or an open transaction
+//!   needs them.
+//! - The bytes of parts are opaque here. Bytes on disk are drawn in `FORMAT.md`.
+//!
+//! # Data paths, file by file
+//!
+//! | path | files |
+//! |---|---|
+//! | append | `payload` (hashes, by the producer) → `log` → `queue` → `writer/mod` (the thread) → `writer/unit` (LSNs, headers by `history`, slices) → `writer/active` (zeros ahead, one write, fdatasync) → `disk`; then `index`, `marks`, and the waiters |
+//! | new segment | `writer/mod` → `writer/active` (cut, `footer`, sync; then a `.tmp`, synced and renamed) |
+//! | read | `tail` (plans a run over `index`, reads it with one call, checks each `frame` and `payload`) ← `shared` (where a reader starts) ← `segment` (opens a file, reads its `footer`) |
+//! | start | `log` → `recovery/mod` (chain of segments, what to cut, keep and write again) → `recovery/scan` (frame by frame) → `history` (the same fold as on writing) |
+//! | retention | `pin` (claims, budgets) → `retention` (decides) → `pin` (unlinks) |
+//!
+//! Change a byte on disk: `FORMAT.md`, then `frame`, `record`, `directory`, `segment` or `footer`. Change what the writer
+//! keeps per history: `history`, and `footer` if it has to survive a start without a scan.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -245,11 +245,11 @@ impl Log {
 
     /// Reads one history, durable records only, in log order (fragments, aborts and commits), starting with the
     /// first record after the commit of `after`. Replicas pass the restart seq of their position.
-    /// [`LogError::Truncated`] below [`Log::retained_after`].
+    /// [`LogError::Truncated`] below [`Log::retained_after`]; the reader gives the same error when a repair replaces
+    /// the history under it, or when truncation overtakes it because no pin held its records.
     pub fn tail(&self, history: HistoryId, after: Seq) -> Result<Tail, LogError> {
         let shared = &self.inner.shared;
-        let start = shared.reader_start(history, after)?;
-        Ok(Tail::new(shared.clone(), Some(history), start))
+        Tail::of_history(shared.clone(), history, after)
     }
 
     /// Reads all histories from the first record after `after`; for replay at start.
@@ -260,7 +260,7 @@ impl Log {
         if after.next() < first {
             return Err(LogError::ReplayTruncated { first, wanted: after.next() });
         }
-        Ok(Tail::new(shared.clone(), None, after))
+        Ok(Tail::of_all(shared.clone(), after))
     }
 
     /// One record by LSN, if retained and durable. Blocks.
@@ -269,8 +269,9 @@ impl Log {
         if lsn > shared.marks.durable() || lsn == Lsn::ZERO {
             return Err(LogError::EndsBefore { end: shared.marks.durable(), wanted: lsn });
         }
-        let mut tail = self.replay(Lsn(lsn.0 - 1))?;
-        tail.try_next()?.ok_or(LogError::EndsBefore { end: shared.marks.durable(), wanted: lsn })
+        Tail::of_one(shared.clone(), Lsn(lsn.0 - 1))
+            .try_next()?
+            .ok_or(LogError::EndsBefore { end: shared.marks.durable(), wanted: lsn })
     }
 
     /// Readers of `history` can start after this seq or any later one; `None` for a history never opened.

@@ -24,6 +24,7 @@ pub(crate) enum Queued {
 
 /// What the writer is asked to do, in order.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every item is an append")]
 pub(crate) enum Item {
     Append(Request),
     Sync(oneshot::Sender<Result<Lsn, LogError>>),

@@ -8,7 +8,8 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, PinKey, Position, RecordKind, Seq,
     frame::{self, Decoded, HEADER_LEN},
-    history::{Histories, History},
+    history::Histories,
+    index::Floor,
     marks::Marks,
     pin::Claim,
     poison::Poison,
@@ -66,9 +67,6 @@ impl Shared {
             (known.fold.end?.position.seq, known.floor)
         };
         let retained = Lsn(self.first().0.saturating_sub(1));
-        if retained == Lsn::ZERO && floor.is_none() {
-            return Some((Lsn::ZERO, Seq::ZERO));
-        }
         let start = floor.map_or(retained, |floor| floor.lsn.max(retained));
         let mut boundary = floor.filter(|floor| floor.lsn >= retained).map(|floor| floor.seq);
         let mut after_large = Seq::ZERO;
@@ -80,6 +78,18 @@ impl Shared {
             after_large = large.map(|large| large.seq).max().unwrap_or_default().max(after_large);
         }
         Some((start, boundary.unwrap_or(end).max(after_large)))
+    }
+
+    /// Where readers of a history cannot start before, if a repair replaced it.
+    pub(crate) fn floor(&self, history: HistoryId) -> Option<Floor> {
+        self.histories.lock().get(&history)?.floor
+    }
+
+    /// The last LSN of the sealed segment that holds `lsn`, if it has no record of `history`.
+    pub(crate) fn passes_over(&self, history: HistoryId, lsn: Lsn) -> Option<Lsn> {
+        let segment = self.segment_of(lsn)?;
+        let state = segment.state();
+        (state.sealed && !state.histories.contains_key(&history)).then_some(state.last)
     }
 
     /// The LSN after which a reader that holds everything up to `after` starts. Blocks on the disk where the commit
@@ -146,8 +156,7 @@ impl Shared {
 
     /// The retained commit of `seq` above the history's floor: LSN, segment, offset.
     fn find_commit(&self, history: HistoryId, seq: Seq) -> Result<Option<(Lsn, Arc<OpenSegment>, u64)>, LogError> {
-        let floor = self.histories.lock().get(&history).and_then(|known: &History| known.floor);
-        let floor = floor.map_or(Lsn::ZERO, |floor| floor.lsn);
+        let floor = self.floor(history).map_or(Lsn::ZERO, |floor| floor.lsn);
         for segment in self.all_segments().into_iter().rev() {
             let may_hold =
                 segment.state().histories.get(&history).is_some_and(|summary| {

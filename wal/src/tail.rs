@@ -6,9 +6,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    FileOffset, Frame, HistoryId, LogError, Lsn, Payload,
+    FileOffset, Frame, HistoryId, LogError, Lsn, Payload, RecordKind, Seq,
     codec::slice,
     frame::{self, Decoded, HEADER_LEN},
+    index::{Floor, RecordIndex},
     payload::{PART_ALIGNMENT, padded},
     segment::{OpenSegment, read_full},
     shared::Shared,
@@ -29,12 +30,23 @@ const GAP_BYTES: u64 = 128 << 10;
 pub struct Tail {
     shared: Arc<Shared>,
     /// `None`: all.
-    history: Option<HistoryId>,
+    history: Option<Follows>,
     passed: Lsn,
+    read_ahead_bytes: u64,
     durable: watch::Receiver<Lsn>,
     segment: Option<Arc<OpenSegment>>,
     /// What was read ahead.
     run: Option<Run>,
+}
+
+/// The one history that a reader follows.
+#[derive(Debug)]
+struct Follows {
+    id: HistoryId,
+    /// The last commit returned, or where the reader started.
+    seq: Seq,
+    /// The history's floor when the reader was made: if it moves, a repair has replaced what was being read.
+    floor: Option<Floor>,
 }
 
 /// Frames that lie close together, to be read with one call.
@@ -62,10 +74,23 @@ struct Run {
 }
 
 impl Tail {
-    /// Reads records after `passed`.
-    pub(crate) fn new(shared: Arc<Shared>, history: Option<HistoryId>, passed: Lsn) -> Self {
+    /// Reads all records after `passed`.
+    pub(crate) fn of_all(shared: Arc<Shared>, passed: Lsn) -> Self {
         let durable = shared.marks.watch();
-        Self { shared, history, passed, durable, segment: None, run: None }
+        let read_ahead_bytes = READ_AHEAD_BYTES;
+        Self { shared, history: None, passed, read_ahead_bytes, durable, segment: None, run: None }
+    }
+
+    /// Reads the record after `passed` and nothing ahead.
+    pub(crate) fn of_one(shared: Arc<Shared>, passed: Lsn) -> Self {
+        Self { read_ahead_bytes: 0, ..Self::of_all(shared, passed) }
+    }
+
+    /// Reads the records of a history after the commit of `after`.
+    pub(crate) fn of_history(shared: Arc<Shared>, id: HistoryId, after: Seq) -> Result<Self, LogError> {
+        let floor = shared.floor(id);
+        let passed = shared.reader_start(id, after)?;
+        Ok(Self { history: Some(Follows { id, seq: after, floor }), ..Self::of_all(shared, passed) })
     }
 
     /// The next durable record, read now; `None` when there is none yet. Blocks on disk reads.
@@ -128,6 +153,11 @@ impl Tail {
             Ok(frame) => {
                 run.next += 1;
                 self.passed = place.lsn;
+                if let Some(follows) = &mut self.history
+                    && frame.header.kind == RecordKind::Commit
+                {
+                    follows.seq = frame.header.seq;
+                }
                 Ok(Some(frame))
             }
             Err(error) => {
@@ -144,10 +174,21 @@ impl Tail {
             if self.passed >= durable {
                 return Ok(None);
             }
+            if let Some(follows) = &self.history {
+                let floor = self.shared.floor(follows.id);
+                if floor != follows.floor {
+                    let retained_after = floor.map_or(Seq::ZERO, |floor| floor.seq);
+                    return Err(LogError::Truncated { history: follows.id, retained_after, wanted: follows.seq });
+                }
+                if let Some(last) = self.shared.passes_over(follows.id, self.passed.next()) {
+                    self.passed = last.min(durable);
+                    continue;
+                }
+            }
             let segment = self.segment_after_passed()?;
             let (plan, last) = {
                 let records = segment.records.read();
-                let last = Lsn(segment.first.0 + records.entries.len() as u64 - 1);
+                let last = Lsn((segment.first.0 + records.entries.len() as u64).saturating_sub(1));
                 let until = last.min(durable);
                 (self.plan_within(&segment, &records, until), until)
             };
@@ -158,7 +199,7 @@ impl Tail {
         }
     }
 
-    fn plan_within(&self, segment: &Arc<OpenSegment>, records: &crate::index::RecordIndex, until: Lsn) -> Option<Plan> {
+    fn plan_within(&self, segment: &Arc<OpenSegment>, records: &RecordIndex, until: Lsn) -> Option<Plan> {
         let lsn_of = |place: u32| Lsn(segment.first.0 + u64::from(place));
         let mut frames: Vec<Place> = Vec::new();
         let (mut start, mut end) = (0, 0);
@@ -167,16 +208,16 @@ impl Tail {
             let entry_end = entry.offset + u64::from(entry.len);
             if frames.is_empty() {
                 start = entry.offset;
-            } else if entry.offset - end > GAP_BYTES || entry_end - start > READ_AHEAD_BYTES {
+            } else if entry.offset - end > GAP_BYTES || entry_end - start > self.read_ahead_bytes {
                 return false;
             }
             end = entry_end;
             frames.push(Place { lsn: lsn_of(place), offset: entry.offset, len: entry.len });
             true
         };
-        match self.history {
-            Some(history) => {
-                let places = records.places(history);
+        match &self.history {
+            Some(follows) => {
+                let places = records.places(follows.id);
                 let from = places.partition_point(|place| lsn_of(*place) <= self.passed);
                 for place in places.iter().skip(from).take_while(|place| lsn_of(**place) <= until) {
                     if !add(*place) {
@@ -206,14 +247,35 @@ impl Tail {
                 return Ok(segment.clone());
             }
         }
-        let truncated = |shared: &Shared| LogError::ReplayTruncated { first: shared.first(), wanted };
-        let Some(segment) = self.shared.segment_of(wanted) else { return Err(truncated(&self.shared)) };
-        let open = segment.open(&*self.shared.disk).map_err(|error| match error {
-            LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => truncated(&self.shared),
-            error => error,
-        })?;
-        self.segment = Some(open.clone());
-        Ok(open)
+        loop {
+            let Some(segment) = self.shared.segment_of(self.passed.next()) else {
+                self.jump_truncated()?;
+                continue;
+            };
+            match segment.open(&*self.shared.disk) {
+                Ok(open) => {
+                    self.segment = Some(open.clone());
+                    return Ok(open);
+                }
+                Err(LogError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound && self.shared.first() > segment.header.first => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The record after `passed` is truncated. That is fine where it was another history's.
+    fn jump_truncated(&mut self) -> Result<(), LogError> {
+        let first = self.shared.first();
+        let Some(follows) = &self.history else {
+            return Err(LogError::ReplayTruncated { first, wanted: self.passed.next() });
+        };
+        let retained_after = self.shared.retained_after(follows.id).ok_or(LogError::UnknownHistory(follows.id))?;
+        if follows.seq < retained_after {
+            return Err(LogError::Truncated { history: follows.id, retained_after, wanted: follows.seq });
+        }
+        self.passed = Lsn(first.0.saturating_sub(1)).max(self.passed);
+        Ok(())
     }
 }
 

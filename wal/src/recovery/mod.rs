@@ -151,18 +151,23 @@ impl Recovering<'_> {
 
     /// The last segment: closed in good order, or to be decided.
     fn take_last(mut self, segment: Found, floor: Lsn) -> Result<Recovered, LogError> {
-        if let Some(footer) = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
-            && footer.first == segment.header.first
+        let footer = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
+            .filter(|footer| footer.first == segment.header.first);
+        if let Some(footer) = &footer
             && footer.durable == footer.last.last
         {
             if footer.last.last < floor {
                 return Err(LogError::EndsBefore { end: footer.last.last, wanted: floor });
             }
-            self.take_footer(&segment, &footer);
+            self.take_footer(&segment, footer);
             return self.finish(footer.last, None, None);
         }
         let before = self.folds.clone();
-        let whole = scan(&segment.path, &*segment.file, &segment.header, Lsn(u64::MAX), &mut self.folds)?;
+        let mut whole = scan(&segment.path, &*segment.file, &segment.header, Lsn(u64::MAX), &mut self.folds)?;
+        if footer.is_some_and(|footer| footer.frames_end == whole.end && footer.last == whole.last) {
+            // Sealed, but its successor was never made.
+            whole.damage = None;
+        }
         let expected = whole.last.last.next();
         let torn = match &whole.damage {
             Some(damage) if damage.stated_later >= expected || floor >= expected => {

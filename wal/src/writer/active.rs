@@ -100,19 +100,21 @@ impl Active {
     }
 
     /// Writes `slices`, `len` bytes together, behind the last frame, and moves the end.
-    pub(crate) fn write(&mut self, slices: &mut Vec<IoSlice<'_>>, len: u64) -> Result<(), WriteError> {
+    pub(crate) fn write(&mut self, slices: Vec<IoSlice<'_>>, len: u64) -> Result<(), WriteError> {
         let end = self.end + len;
-        let mut zeroed_to = self.zeroed_to.max(end);
         if end > self.zeroed_to && len < SMALL_BATCH_BYTES_MAX {
-            zeroed_to = (end + ZERO_FILL_BYTES).next_multiple_of(PAGE);
-            let mut missing = (zeroed_to - end) as usize;
-            while missing > 0 {
-                let zeros = &ZEROS[..missing.min(ZEROS.len())];
-                slices.push(IoSlice::new(zeros));
-                missing -= zeros.len();
+            let zeroed_to = (end + ZERO_FILL_BYTES).min(self.segment_bytes.max(end)).next_multiple_of(PAGE);
+            match self.write_to(with_zeros(slices.clone(), zeroed_to - end), end, zeroed_to) {
+                // There may be space for the batch alone.
+                Err(WriteError::Full(_)) => {}
+                result => return result,
             }
         }
-        match self.file.write_all_vectored_at(slices, self.end) {
+        self.write_to(slices, end, self.zeroed_to.max(end))
+    }
+
+    fn write_to(&mut self, mut slices: Vec<IoSlice<'_>>, end: u64, zeroed_to: u64) -> Result<(), WriteError> {
+        match self.file.write_all_vectored_at(&mut slices, self.end) {
             Ok(()) => {
                 self.end = end;
                 self.zeroed_to = zeroed_to;
@@ -163,6 +165,17 @@ impl Active {
             Err(error) => WriteError::Broken(io_error("truncate", path, error)),
         }
     }
+}
+
+/// Adds `count` zeros.
+fn with_zeros(mut slices: Vec<IoSlice<'_>>, count: u64) -> Vec<IoSlice<'_>> {
+    let mut missing = count as usize;
+    while missing > 0 {
+        let zeros = &ZEROS[..missing.min(ZEROS.len())];
+        slices.push(IoSlice::new(zeros));
+        missing -= zeros.len();
+    }
+    slices
 }
 
 /// Makes a segment durable under its name, with what `fill` puts behind its header. Returns its path and the handle

@@ -147,7 +147,10 @@ impl Writer {
     /// Writes all of `appends` and syncs if any of them, or the bytes that wait, ask for it. An error poisons.
     fn append_all(&mut self, appends: &mut VecDeque<Request>) -> Result<(), LogError> {
         let mut wants_sync = false;
-        while !appends.is_empty() {
+        while let Some(first) = appends.front() {
+            if self.unsynced_room() < first.frame_len() {
+                self.sync()?;
+            }
             match self.append_unit(appends) {
                 Ok(is_sync) => wants_sync |= is_sync,
                 Err(WriteError::Full(error)) => {
@@ -157,14 +160,17 @@ impl Writer {
                 }
                 Err(WriteError::Broken(error)) => return Err(error),
             }
-            if self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) > self.shared.config.async_max_bytes {
-                self.sync()?;
-            }
         }
         let overdue = self.unsynced_since.is_some_and(|since| {
             self.shared.clock.monotonic().saturating_sub(since) >= self.shared.config.sync_interval
         });
         if (wants_sync || overdue) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
+    }
+
+    /// How much more may be written before a sync is due.
+    fn unsynced_room(&self) -> u64 {
+        let unsynced = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed);
+        self.shared.config.async_max_bytes.saturating_sub(unsynced)
     }
 
     /// Writes as many records as one write takes. Returns whether any asks for a sync.
@@ -173,7 +179,7 @@ impl Writer {
         if self.active.is_full_for(first_len) {
             self.roll()?;
         }
-        let bytes_max = self.active.room().clamp(first_len, UNIT_BYTES_MAX.max(first_len));
+        let bytes_max = self.active.room().min(self.unsynced_room()).min(UNIT_BYTES_MAX).max(first_len);
         let mut unit = Unit::default();
         {
             let shared = self.shared.clone();
@@ -194,8 +200,7 @@ impl Writer {
             return Ok(false);
         }
         let (offset, len) = (self.active.end, unit.len);
-        let result = self.active.write(&mut unit.slices(), len);
-        match result {
+        match self.active.write(unit.slices(), len) {
             Ok(()) => {}
             Err(WriteError::Full(error)) => {
                 unit.refuse(&error);
@@ -253,7 +258,7 @@ impl Writer {
             return Ok(());
         }
         let mark = frame::encode_mark(durable, self.active.open.salt);
-        match self.active.write(&mut vec![IoSlice::new(&mark)], mark.len() as u64) {
+        match self.active.write(vec![IoSlice::new(&mark)], mark.len() as u64) {
             Ok(()) => {
                 self.active.segment.update(|state| state.bytes = self.active.end);
                 self.active.sync()
@@ -296,12 +301,21 @@ impl Writer {
     }
 
     /// Poisons: every waiter fails, nothing is taken any more.
-    fn fail(mut self, error: &LogError) {
+    fn fail(&mut self, error: &LogError) {
         let poisoned = self.shared.poison.set(error);
         for Unsynced { durable, .. } in self.unsynced.drain(..) {
             let _ = durable.send(Err(poisoned.clone()));
         }
         self.shared.queue.close(&poisoned);
         self.shared.marks.end();
+    }
+}
+
+impl Drop for Writer {
+    /// A bug that ends the thread must not leave anyone waiting.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail(&LogError::Poisoned { reason: "the log's writer panicked".into() });
+        }
     }
 }

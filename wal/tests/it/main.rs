@@ -1,6 +1,12 @@
-//! The log through its public face, on real files.
+//! The log through its public face: on real files, and on a simulated disk where the test is of failures.
 
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod faults;
+mod histories;
+mod recovery;
+mod retention;
+mod simulated;
 mod support;
+mod tail;

@@ -1,0 +1,195 @@
+//! Failing calls at every place, and loss of power.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tailrace_wal::{LogConfig, LogError, Lsn, Persistence};
+
+use crate::{
+    simulated::{Fault, SimulatedDisk},
+    support::{HISTORY, append, commit, number, open_on, replay, start},
+};
+
+/// What a run was told.
+#[derive(Debug, Default)]
+struct Told {
+    /// LSN and number of records that are durable by their acknowledgement.
+    durable: BTreeMap<Lsn, u32>,
+    /// Records of which it was said that they are not there.
+    refused: Vec<u32>,
+    poisoned: bool,
+    opened: bool,
+}
+
+fn config() -> LogConfig {
+    LogConfig { segment_bytes: 64 << 10, sync_interval: Duration::from_secs(3600), ..LogConfig::new("log") }
+}
+
+/// Opens a log and appends small and large, synchronous and asynchronous records over several segments.
+async fn run(disk: &SimulatedDisk, first: u32) -> Told {
+    let mut told = Told::default();
+    let Ok((log, recovery)) = open_on(config(), Lsn::ZERO, Arc::new(disk.clone())) else { return told };
+    told.opened = true;
+    start(&log, &recovery, HISTORY);
+    for number in first..first + 14 {
+        let size = [40, 3000, 20_000, 70_000][number as usize % 4];
+        let mut bytes = vec![number as u8; size];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        let persistence = if number % 3 == 2 { Persistence::Async } else { Persistence::Sync };
+        let Ok(mut appending) = log.append(commit(HISTORY, &bytes), persistence).await else {
+            assert!(told.poisoned, "refused at the door without being poisoned");
+            continue;
+        };
+        let result = match persistence {
+            Persistence::Sync => appending.durable().await,
+            Persistence::Async => appending.written().await,
+        };
+        match result {
+            Ok(written) => {
+                assert!(!told.poisoned, "acknowledged after the failure");
+                if persistence == Persistence::Sync {
+                    told.durable.insert(written.lsn, number);
+                }
+            }
+            Err(LogError::Full { .. }) => told.refused.push(number),
+            Err(LogError::Poisoned { .. }) => told.poisoned = true,
+            Err(error) => panic!("{error}"),
+        }
+        if number == first + 6 {
+            match log.roll().await {
+                Ok(()) | Err(LogError::Full { .. }) => {}
+                Err(_) => told.poisoned = true,
+            }
+        }
+    }
+    assert_eq!(log.status().poisoned, told.poisoned);
+    if log.sync().await.and(log.close().await).is_err() {
+        told.poisoned = true;
+    }
+    told
+}
+
+/// What the log holds after a restart without failures: LSNs without a gap, with their numbers.
+fn recovered(disk: &SimulatedDisk) -> Vec<u32> {
+    let (log, recovery) = open_on(config(), Lsn::ZERO, Arc::new(disk.clone())).unwrap();
+    let frames = replay(&log, Lsn::ZERO).unwrap();
+    assert_eq!(frames.len() as u64, recovery.last.0);
+    assert!(frames.iter().enumerate().all(|(index, frame)| frame.lsn == Lsn(index as u64 + 1)));
+    let position = frames.last().map(|frame| frame.header.position());
+    assert_eq!(recovery.histories.first().map(|history| history.end.position), position);
+    frames.iter().map(first_number).collect()
+}
+
+fn first_number(frame: &tailrace_wal::Frame) -> u32 {
+    let bytes = frame.payload.part_bytes(0);
+    if bytes.len() == 4 { number(frame) } else { u32::from_le_bytes(bytes[..4].try_into().unwrap()) }
+}
+
+fn check(told: &Told, numbers: &[u32], what: &str) {
+    for (lsn, number) in &told.durable {
+        assert_eq!(numbers.get(lsn.0 as usize - 1), Some(number), "{what}: {lsn} was acknowledged; {numbers:?}");
+    }
+    for refused in &told.refused {
+        assert!(!numbers.contains(refused), "{what}: {refused} was refused and is there");
+    }
+}
+
+/// Fails each call in turn; `crashes`: with loss of power, or only the process restarts.
+async fn fail_everywhere(fault: Fault, crashes: bool) -> BTreeMap<&'static str, usize> {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut fired = BTreeMap::new();
+    for at in 0.. {
+        let disk = SimulatedDisk::default();
+        let before = run(&disk, 100).await;
+        assert!(!before.poisoned);
+        disk.fail_at(at, fault);
+        let told = run(&disk, 200).await;
+        let Some(call) = disk.fired() else { break };
+        *fired.entry(call).or_insert(0) += 1;
+        let what = format!("call {at}, {call}, seed {seed}");
+        match fault {
+            Fault::Broken => assert!(told.poisoned || !told.opened || call == "remove", "{what}: {told:?}"),
+            Fault::Full => assert!(!told.poisoned, "{what}"),
+        }
+        if crashes {
+            disk.crash(&mut random);
+        }
+        disk.fail_at(usize::MAX / 2, fault);
+        let numbers = recovered(&disk);
+        check(&before, &numbers, &what);
+        check(&told, &numbers, &what);
+        let after = run(&disk, 300).await;
+        assert!(!after.poisoned && after.refused.is_empty(), "{what}: works after the restart");
+        check(&after, &recovered(&disk), &what);
+    }
+    println!("{fired:?}");
+    fired
+}
+
+#[tokio::test]
+async fn every_call_fails() {
+    let fired = fail_everywhere(Fault::Broken, false).await;
+    for call in ["create", "write", "sync_data", "sync_all", "rename", "sync_dir", "set_len"] {
+        assert!(fired.get(call).is_some_and(|count| *count > 0), "{call} never failed");
+    }
+}
+
+#[tokio::test]
+async fn every_call_fails_and_power_is_lost() {
+    fail_everywhere(Fault::Broken, true).await;
+}
+
+#[tokio::test]
+async fn no_space_at_every_call() {
+    let fired = fail_everywhere(Fault::Full, false).await;
+    assert!(fired["write"] > 10 && fired["create"] > 0, "{fired:?}");
+}
+
+#[tokio::test]
+async fn no_space_at_every_call_and_power_is_lost() {
+    fail_everywhere(Fault::Full, true).await;
+}
+
+#[tokio::test]
+async fn power_is_lost_again_and_again() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..15 {
+        let disk = SimulatedDisk::default();
+        let mut all = Told::default();
+        for round in 0..4 {
+            disk.fail_at(random.random_range(3..80), Fault::Broken);
+            let told = run(&disk, round * 100).await;
+            all.durable.extend(told.durable);
+            disk.crash(&mut random);
+            // Also while recovering.
+            disk.fail_at(random.random_range(0..12), Fault::Broken);
+            let _ = open_on(config(), Lsn::ZERO, Arc::new(disk.clone()));
+            disk.crash(&mut random);
+            check(&all, &recovered(&disk), &format!("round {round}, seed {seed}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_see_the_end_of_a_poisoned_log() {
+    let disk = SimulatedDisk::default();
+    let (log, recovery) = open_on(config(), Lsn::ZERO, Arc::new(disk.clone())).unwrap();
+    start(&log, &recovery, HISTORY);
+    append(&log, commit(HISTORY, &1_u32.to_le_bytes())).await.unwrap();
+    let mut durable = log.durable();
+    let mut tail = log.tail(HISTORY, tailrace_wal::Seq::ZERO).unwrap();
+    disk.fail_at(1, Fault::Broken);
+    assert!(matches!(append(&log, commit(HISTORY, b"lost")).await, Err(LogError::Poisoned { .. })));
+    assert_eq!(disk.fired(), Some("sync_data"));
+    assert_eq!(number(&tail.next().await.unwrap()), 1);
+    assert!(matches!(tail.next().await, Err(LogError::Poisoned { .. })), "written, but never durable");
+    durable.borrow_and_update();
+    assert!(durable.changed().await.is_err(), "the channel is closed");
+    assert!(matches!(append(&log, commit(HISTORY, b"later")).await, Err(LogError::Poisoned { .. })));
+    assert!(matches!(log.close().await, Err(LogError::Poisoned { .. })));
+    assert!(log.status().poisoned);
+}
