@@ -1,6 +1,10 @@
 //! Datafiles: immutable, sorted Parquet files of one partition, with two hidden identity columns.
 
+mod identity;
+mod order;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use statistics::ColumnStatistics;

@@ -1,10 +1,52 @@
 //! Writes a datafile.
 
-use std::sync::Arc;
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use object_store::ObjectStore;
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::interleave::interleave;
+use bytes::Bytes;
+use object_store::{ObjectStore, PutMode, PutOptions, WriteMultipart, path::Path};
+use parking_lot::Mutex;
+use parquet::{
+    arrow::{
+        ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata,
+        arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves},
+    },
+    basic::{Compression, Encoding, ZstdLevel},
+    errors::ParquetError,
+    file::{
+        metadata::SortingColumn,
+        properties::{EnabledStatistics, WriterProperties},
+        writer::SerializedFileWriter,
+    },
+    schema::types::ColumnPath,
+};
+use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Chunk, DatafileMeta, Result, Table, partition::DatafilePath};
+use super::{
+    ColumnStatistics, DatafileMeta, ORDINAL_COLUMN, ORDINAL_FIELD_ID, SEQ_COLUMN, SEQ_FIELD_ID, identity,
+    order::{self, RowAddress},
+    statistics::Accumulator,
+};
+use crate::{Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, Table, partition::DatafilePath};
+
+/// Rows of a row group. Fewer: finer pruning and less memory while writing; more: longer dictionaries are shared.
+const ROW_GROUP_ROWS: usize = 256 << 10;
+/// Rows of a page, the finest grain of pruning.
+const PAGE_ROWS: usize = 16 << 10;
+/// Size of a part of an upload, bytes; files below it are put at once.
+const UPLOAD_PART_BYTES: usize = 8 << 20;
+/// Parts under way at once.
+const UPLOAD_PARTS: usize = 2;
+/// Most threads that encode one file.
+const THREADS_MAX: usize = 4;
 
 /// What to write.
 #[derive(Debug)]
@@ -19,7 +61,346 @@ pub struct WriteRequest<'a> {
 
 /// Sorts the rows by the table's ORDER BY (ties and tables without one: by identity), writes them as Parquet (zstd 1,
 /// page statistics, field ids) with the two identity columns, and returns once the object is durable. CPU work runs
-/// on blocking threads.
-pub async fn write_datafile(_store: &Arc<dyn ObjectStore>, _request: WriteRequest<'_>) -> Result<DatafileMeta> {
-    todo!()
+/// on blocking threads, one row group at a time, its columns in parallel; rows that are in order are not sorted again.
+pub async fn write_datafile(store: &Arc<dyn ObjectStore>, request: WriteRequest<'_>) -> Result<DatafileMeta> {
+    let WriteRequest { table, path, chunks } = request;
+    let object = path.object_path()?;
+    let failed = |reason: String| EngineError::Storage { operation: "write datafile", object: path.0.clone(), reason };
+    let (table, chunks) = (table.clone(), chunks.to_vec());
+    let mut encoder = blocking(move || Encoder::new(&table, &chunks)).await.map_err(failed)?;
+    let mut sink = Sink::new(Arc::clone(store), object);
+    loop {
+        let (back, more) = blocking(move || {
+            let more = encoder.next_row_group()?;
+            Ok((encoder, more))
+        })
+        .await
+        .map_err(failed)?;
+        encoder = back;
+        if !more {
+            break;
+        }
+        sink.write(encoder.output.take()).await.map_err(|error| failed(error.to_string()))?;
+    }
+    let output = Arc::clone(&encoder.output);
+    let mut meta = blocking(move || encoder.finish()).await.map_err(failed)?;
+    sink.write(output.take()).await.map_err(|error| failed(error.to_string()))?;
+    sink.finish().await.map_err(|error| failed(error.to_string()))?;
+    (meta.bytes, meta.hash) = output.summary();
+    meta.path = path;
+    Ok(meta)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ParquetError> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Parquet bytes between the encoder and the upload.
+#[derive(Debug, Default)]
+struct Output {
+    state: Mutex<OutputState>,
+}
+
+#[derive(Default)]
+struct OutputState {
+    pending: Vec<u8>,
+    bytes: u64,
+    hash: Xxh3,
+}
+
+impl std::fmt::Debug for OutputState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputState").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Output {
+    fn take(&self) -> Bytes {
+        std::mem::take(&mut self.state.lock().pending).into()
+    }
+
+    /// Length, and hash as the manifest holds it.
+    fn summary(&self) -> (u64, String) {
+        let state = self.state.lock();
+        (state.bytes, format!("{:032x}", state.hash.digest128()))
+    }
+}
+
+struct OutputWriter(Arc<Output>);
+
+impl Write for OutputWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.state.lock();
+        state.pending.extend_from_slice(bytes);
+        state.bytes += bytes.len() as u64;
+        state.hash.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The object being written: small ones are put at once, large ones in parts.
+struct Sink {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    pending: Vec<Bytes>,
+    upload: Option<WriteMultipart>,
+}
+
+impl Sink {
+    fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
+        Self { store, path, pending: Vec::new(), upload: None }
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> object_store::Result<()> {
+        self.pending.push(bytes);
+        let pending: usize = self.pending.iter().map(Bytes::len).sum();
+        if self.upload.is_none() && pending >= UPLOAD_PART_BYTES {
+            let upload = self.store.put_multipart_opts(&self.path, Default::default()).await?;
+            self.upload = Some(WriteMultipart::new_with_chunk_size(upload, UPLOAD_PART_BYTES));
+        }
+        if let Some(upload) = &mut self.upload {
+            upload.wait_for_capacity(UPLOAD_PARTS).await?;
+            self.pending.drain(..).for_each(|bytes| upload.put(bytes));
+        }
+        Ok(())
+    }
+
+    async fn finish(self) -> object_store::Result<()> {
+        match self.upload {
+            Some(upload) => upload.finish().await?,
+            None => {
+                let create = PutOptions { mode: PutMode::Create, ..Default::default() };
+                self.store.put_opts(&self.path, self.pending.into_iter().collect(), create).await?
+            }
+        };
+        Ok(())
+    }
+}
+
+/// Encodes row groups on demand.
+struct Encoder {
+    writer: SerializedFileWriter<OutputWriter>,
+    factory: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
+    columns: Arc<Vec<Vec<ArrayRef>>>,
+    /// `None`: as the chunks are.
+    order: Option<Vec<RowAddress>>,
+    rows: usize,
+    written: usize,
+    row_groups: usize,
+    statistics: Vec<(ColumnId, Accumulator)>,
+    threads: usize,
+    output: Arc<Output>,
+    schema_version: SchemaVersion,
+    seqs: (tailrace_wal::Seq, tailrace_wal::Seq),
+}
+
+impl Encoder {
+    fn new(table: &Table, chunks: &[Chunk]) -> Result<Self, ParquetError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let batches: Vec<RecordBatch> = chunks.iter().map(|chunk| chunk.batch.clone()).collect();
+        check(table, &batches)?;
+        let keys = table.order_by.iter().filter_map(|id| table.columns.iter().position(|column| column.id == *id));
+        let keys: Vec<usize> = keys.collect();
+        let order = order::sorted(&batches, &keys, threads)?;
+
+        let schema = file_schema(table);
+        let mut columns: Vec<Vec<ArrayRef>> = (0..table.columns.len())
+            .map(|index| batches.iter().map(|batch| batch.column(index).clone()).collect())
+            .collect();
+        let (seqs, ordinals): (Vec<UInt64Array>, Vec<UInt64Array>) = chunks.iter().map(identity::columns).unzip();
+        columns.push(seqs.into_iter().map(|array| Arc::new(array) as ArrayRef).collect());
+        columns.push(ordinals.into_iter().map(|array| Arc::new(array) as ArrayRef).collect());
+
+        let mut properties = properties(&keys);
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let parquet_schema = ArrowSchemaConverter::new().convert(&schema)?;
+        let output = Arc::new(Output::default());
+        let writer = SerializedFileWriter::new(
+            OutputWriter(Arc::clone(&output)),
+            parquet_schema.root_schema_ptr(),
+            Arc::new(properties),
+        )?;
+        let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&schema));
+        let statistics = table.columns.iter().map(|column| (column.id, Accumulator::new(column.data_type.clone())));
+        Ok(Self {
+            writer,
+            factory,
+            schema,
+            columns: Arc::new(columns),
+            order,
+            rows: batches.iter().map(RecordBatch::num_rows).sum(),
+            written: 0,
+            row_groups: 0,
+            statistics: statistics.collect(),
+            threads,
+            output,
+            schema_version: table.schema_version,
+            seqs: identity::seqs(chunks),
+        })
+    }
+
+    /// Encodes one more row group into the output; `false` when all rows are written.
+    fn next_row_group(&mut self) -> Result<bool, ParquetError> {
+        let end = self.rows.min(self.written + ROW_GROUP_ROWS);
+        if self.written == end {
+            return Ok(false);
+        }
+        let writers = self.factory.create_column_writers(self.row_groups)?;
+        let hidden = self.columns.len() - self.statistics.len();
+        let accumulators = self.statistics.iter_mut().map(|(_, accumulator)| Some(accumulator));
+        let jobs: Vec<Mutex<Option<Job<'_>>>> = writers
+            .into_iter()
+            .zip(accumulators.chain((0..hidden).map(|_| None)))
+            .map(|(writer, statistics)| Mutex::new(Some(Job { writer, statistics })))
+            .collect();
+        let encoded: Vec<Mutex<Option<Result<ArrowColumnChunk, ParquetError>>>> =
+            jobs.iter().map(|_| Mutex::new(None)).collect();
+        let (columns, schema, order) = (&self.columns, &self.schema, self.order.as_deref());
+        let rows = self.written..end;
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(job) = jobs.get(index).and_then(|job| job.lock().take()) else { break };
+                let arrays = select(&columns[index], order, rows.clone());
+                let result =
+                    arrays.map_err(ParquetError::from).and_then(|arrays| job.run(schema.field(index), &arrays));
+                *encoded[index].lock() = Some(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads.min(jobs.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut group = self.writer.next_row_group()?;
+        for chunk in encoded {
+            let lost = || ParquetError::General("a column was not encoded".to_owned());
+            chunk.into_inner().ok_or_else(lost)??.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        self.written = end;
+        self.row_groups += 1;
+        Ok(true)
+    }
+
+    /// Writes the footer. Length, hash and path are added by the caller.
+    fn finish(self) -> Result<DatafileMeta, ParquetError> {
+        let metadata = self.writer.close()?;
+        let visible = self.statistics.len();
+        let hidden = metadata.row_groups().iter().flat_map(|group| &group.columns()[visible..]);
+        let identity_bytes = hidden.map(|column| u64::try_from(column.compressed_size()).unwrap_or(0)).sum();
+        let statistics = self.statistics.into_iter().map(|(id, accumulator)| (id, accumulator.finish()));
+        Ok(DatafileMeta {
+            path: DatafilePath(String::new()),
+            bytes: 0,
+            rows: self.rows as u64,
+            hash: String::new(),
+            schema_version: self.schema_version,
+            seqs: self.seqs,
+            identity_bytes,
+            statistics: statistics.collect::<Vec<(ColumnId, ColumnStatistics)>>(),
+        })
+    }
+}
+
+/// One column of one row group.
+struct Job<'a> {
+    writer: ArrowColumnWriter,
+    statistics: Option<&'a mut Accumulator>,
+}
+
+impl Job<'_> {
+    fn run(mut self, field: &Field, arrays: &[ArrayRef]) -> Result<ArrowColumnChunk, ParquetError> {
+        for array in arrays {
+            if let Some(statistics) = &mut self.statistics {
+                statistics.add(array);
+            }
+            for leaf in compute_leaves(field, array)? {
+                self.writer.write(&leaf)?;
+            }
+        }
+        self.writer.close()
+    }
+}
+
+/// A column's rows `rows` of the file.
+fn select(
+    chunks: &[ArrayRef],
+    order: Option<&[RowAddress]>,
+    rows: std::ops::Range<usize>,
+) -> Result<Vec<ArrayRef>, arrow_schema::ArrowError> {
+    if let Some(order) = order {
+        let chunks: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk.as_ref()).collect();
+        return Ok(vec![interleave(&chunks, &order[rows])?]);
+    }
+    let mut first = 0;
+    let mut selected = Vec::new();
+    for chunk in chunks {
+        let start = rows.start.clamp(first, first + chunk.len());
+        let end = rows.end.clamp(first, first + chunk.len());
+        if start < end {
+            selected.push(chunk.slice(start - first, end - start));
+        }
+        first += chunk.len();
+    }
+    Ok(selected)
+}
+
+fn check(table: &Table, batches: &[RecordBatch]) -> Result<(), ParquetError> {
+    let wrong = |what: &str| Err(ParquetError::General(format!("the rows of table {:?} {what}", table.name)));
+    if batches.iter().all(|batch| batch.num_rows() == 0) {
+        return wrong("are none");
+    }
+    for batch in batches {
+        let types = batch.columns().iter().map(|column| column.data_type());
+        if !types.eq(table.columns.iter().map(|column| &column.data_type)) {
+            return wrong("have other columns than the table");
+        }
+    }
+    Ok(())
+}
+
+fn file_schema(table: &Table) -> SchemaRef {
+    let hidden = |name: &str, id: i32| {
+        Arc::new(
+            Field::new(name, DataType::UInt64, false).with_metadata([(FIELD_ID_KEY.to_owned(), id.to_string())].into()),
+        )
+    };
+    let mut fields = table.schema().fields().to_vec();
+    fields.push(hidden(SEQ_COLUMN, SEQ_FIELD_ID));
+    fields.push(hidden(ORDINAL_COLUMN, ORDINAL_FIELD_ID));
+    Arc::new(Schema::new(fields))
+}
+
+fn properties(keys: &[usize]) -> WriterProperties {
+    let sorting = keys.iter().filter_map(|key| i32::try_from(*key).ok()).map(|column_idx| SortingColumn {
+        column_idx,
+        descending: order::SORT.descending,
+        nulls_first: order::SORT.nulls_first,
+    });
+    let mut builder = WriterProperties::builder()
+        .set_created_by("tailrace".to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_sorting_columns(Some(sorting.collect()));
+    for name in [SEQ_COLUMN, ORDINAL_COLUMN] {
+        let path = ColumnPath::from(vec![name.to_owned()]);
+        builder = builder
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
+    builder.build()
 }
