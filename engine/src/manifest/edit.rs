@@ -1,0 +1,60 @@
+//! Edits: what changes at once.
+
+use serde::{Deserialize, Serialize};
+use tailrace_wal::{CommitTime, HistoryId, Lsn, PinKey, Position, Seq};
+
+use super::HistoryState;
+use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
+
+/// One change of the manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Edit {
+    /// The memtable became datafiles.
+    Flush(FlushEdit),
+    /// One history as a whole, in the place of what was there: a repair.
+    Install(Box<HistoryState>),
+    /// Where the pins stand; they are restored at the next start.
+    Pins(Vec<PinRecord>),
+}
+
+/// A flush. Histories that did not move are not in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FlushEdit {
+    /// Everything up to here is in datafiles and in this manifest.
+    pub(crate) flushed: Lsn,
+    /// Replay reads from here on: before `flushed` where a transaction was open.
+    pub(crate) replay_from: Lsn,
+    pub(crate) histories: Vec<FlushedHistory>,
+    /// Histories that have ended: their files are named no longer.
+    pub(crate) ended: Vec<HistoryId>,
+}
+
+/// A history that moved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FlushedHistory {
+    pub(crate) id: HistoryId,
+    pub(crate) name: String,
+    pub(crate) position: Position,
+    pub(crate) restart_seq: Seq,
+    pub(crate) commit_time: CommitTime,
+    pub(crate) epochs: Vec<EpochEntry>,
+    pub(crate) next_table: TableId,
+    pub(crate) replay_after: Lsn,
+    pub(crate) complete_from: Seq,
+    /// All of its tables. A table that is not among them is gone with its files.
+    pub(crate) tables: Vec<Table>,
+    /// New datafiles.
+    pub(crate) added: Vec<(TableId, PartitionKey, DatafileMeta)>,
+    /// Of the system history: its fold.
+    pub(crate) system_facts: Vec<SystemFact>,
+}
+
+/// A pin's marks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PinRecord {
+    pub(crate) key: PinKey,
+    pub(crate) acknowledged: Seq,
+    pub(crate) applied: Seq,
+    pub(crate) restart: Seq,
+}

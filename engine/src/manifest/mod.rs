@@ -1,0 +1,314 @@
+//! The manifest: a node's physical facts. A second, small log beside the node's own, whose records are edits and, from
+//! time to time, a checkpoint of their fold; what lies before the last checkpoint is truncated.
+//!
+//! An edit or checkpoint is one transaction of the manifest's only history, written in fragments where it is large.
+//! Bodies are JSON; the directory's operation code tells them apart.
+
+mod edit;
+mod state;
+
+pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, PinRecord};
+pub(crate) use state::{HistoryState, ManifestState, TableState};
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use tailrace_wal::{
+    Clock, CommitTime, Disk, Epoch, FragmentNumber, Frame, HistoryEnd, HistoryId, Log, LogConfig, LogError, Lsn,
+    NodeId, Part, PartEntry, PartHash, Payload, PayloadHash, Persistence, Position, Record, RecordKind,
+    TransactionNumber,
+};
+
+use crate::{EngineError, Result};
+
+/// The manifest's one history. The log beneath belongs to one node and is never read by another.
+const HISTORY: HistoryId = HistoryId([0; 16]);
+/// The node in the segment headers: the real one is known only once the manifest is read.
+const NODE: NodeId = NodeId([0; 16]);
+/// Operation codes of parts.
+const EDIT: u16 = 1;
+const CHECKPOINT: u16 = 2;
+/// Body bytes per record, well below the largest frame.
+const PIECE_BYTES: usize = 4 << 20;
+/// Segments of the manifest's log.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Bytes of edits after which a checkpoint is written, or twice the last checkpoint where that is more: checkpoints
+/// cost a constant factor of what edits cost.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// The manifest of a node. Edits are durable when [`Manifest::append`] returns.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    log: Log,
+    inner: tokio::sync::Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: ManifestState,
+    /// Edits since the last checkpoint.
+    edited_bytes: u64,
+    checkpoint_bytes: u64,
+}
+
+impl Manifest {
+    /// Opens the manifest in `dir`, or creates it with a new node id and a new system history.
+    pub(crate) async fn open(
+        dir: PathBuf,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, ManifestState)> {
+        let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(dir.clone()) };
+        let read = tokio::task::spawn_blocking(move || {
+            let (log, recovery) = Log::open(config, NODE, Lsn::ZERO, disk, clock)?;
+            let end = recovery.histories.first().map_or(
+                HistoryEnd { position: Position::start(HISTORY), commit_time: CommitTime::default() },
+                |history| history.end,
+            );
+            let mut folding = Folding::default();
+            let mut tail = log.replay(Lsn(recovery.first.0.saturating_sub(1)))?;
+            while let Some(frame) = tail.try_next()? {
+                folding.frame(frame)?;
+            }
+            log.open_history(end)?;
+            Ok::<_, EngineError>((log, folding.inner))
+        });
+        let (log, found) = read.await.map_err(|_| EngineError::Closed)??;
+        let created = found.is_none();
+        let inner = found.unwrap_or_else(|| Inner {
+            state: ManifestState { node: NodeId::random(), system: HistoryId::random(), ..ManifestState::default() },
+            edited_bytes: 0,
+            checkpoint_bytes: 0,
+        });
+        if created && log.status().appended > Lsn::ZERO {
+            return Err(damaged(&dir.display().to_string(), "it holds records and no checkpoint"));
+        }
+        let manifest = Self { log, inner: tokio::sync::Mutex::new(inner) };
+        let mut inner = manifest.inner.lock().await;
+        if created {
+            manifest.checkpoint(&mut inner).await?;
+        }
+        let state = inner.state.clone();
+        drop(inner);
+        Ok((manifest, state))
+    }
+
+    /// Appends an edit. On an error nothing counts as done.
+    pub(crate) async fn append(&self, edit: Edit) -> Result<()> {
+        let mut inner = self.inner.lock().await;
+        let body = encode(&edit)?;
+        let bytes = body.len() as u64;
+        self.write(EDIT, body).await?;
+        inner.state.apply(edit);
+        inner.edited_bytes += bytes;
+        if inner.edited_bytes > CHECKPOINT_BYTES.max(2 * inner.checkpoint_bytes)
+            && let Err(error) = self.checkpoint(&mut inner).await
+        {
+            tracing::warn!(%error, "no checkpoint of the manifest was written; the next edit tries again");
+        }
+        Ok(())
+    }
+
+    /// Closes the log: every edit that was acknowledged is durable already.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let _inner = self.inner.lock().await;
+        Ok(self.log.close().await?)
+    }
+
+    async fn checkpoint(&self, inner: &mut Inner) -> Result<()> {
+        let body = encode(&inner.state)?;
+        let bytes = body.len() as u64;
+        self.log.roll().await?;
+        let before = self.log.status().appended;
+        self.write(CHECKPOINT, body).await?;
+        inner.edited_bytes = 0;
+        inner.checkpoint_bytes = bytes;
+        let log = self.log.clone();
+        let truncated = tokio::task::spawn_blocking(move || log.truncate(before)).await;
+        truncated.map_err(|_| EngineError::Closed)??;
+        Ok(())
+    }
+
+    /// Writes one transaction and waits until it is durable.
+    async fn write(&self, operation: u16, body: Bytes) -> Result<()> {
+        let mut pieces: Vec<Bytes> =
+            (0..body.len()).step_by(PIECE_BYTES).map(|at| body.slice(at..body.len().min(at + PIECE_BYTES))).collect();
+        let last = pieces.pop().unwrap_or_default();
+        let transaction = if pieces.is_empty() { None } else { Some(self.log.begin_transaction(HISTORY)?) };
+        let mut hashes = Vec::with_capacity(pieces.len());
+        let mut number = FragmentNumber(0);
+        for piece in pieces {
+            let payload = payload(operation, piece, Vec::new())?;
+            hashes.push(payload.hash);
+            self.record(RecordKind::Fragment, transaction, number, payload, Persistence::Async).await?;
+            number.0 += 1;
+        }
+        let payload = payload(operation, last, hashes)?;
+        self.record(RecordKind::Commit, transaction, number, payload, Persistence::Sync).await
+    }
+
+    async fn record(
+        &self,
+        kind: RecordKind,
+        transaction: Option<TransactionNumber>,
+        fragment: FragmentNumber,
+        payload: Payload,
+        persistence: Persistence,
+    ) -> Result<()> {
+        let record = Record { history: HISTORY, kind, transaction, fragment, payload };
+        let mut appending = self.log.append(record, persistence).await?;
+        match persistence {
+            Persistence::Async => appending.written().await?,
+            Persistence::Sync => appending.durable().await?,
+        };
+        Ok(())
+    }
+}
+
+/// The fold of a manifest being read.
+#[derive(Default)]
+struct Folding {
+    inner: Option<Inner>,
+    open: HashMap<(Epoch, TransactionNumber), Vec<Payload>>,
+}
+
+impl Folding {
+    fn frame(&mut self, frame: Frame) -> Result<()> {
+        let key = (frame.header.epoch, frame.header.transaction);
+        match frame.header.kind {
+            RecordKind::Fragment => {
+                self.open.entry(key).or_default().push(frame.payload);
+                Ok(())
+            }
+            RecordKind::Abort => {
+                self.open.remove(&key);
+                Ok(())
+            }
+            RecordKind::Commit => {
+                let mut payloads = self.open.remove(&key).unwrap_or_default();
+                // Fragments of a checkpoint before the retained one may be gone: only whole bodies count.
+                if payloads.len() != frame.payload.directory.fragments.len() {
+                    return Ok(());
+                }
+                let operation = frame.payload.directory.parts.first().map(|part| part.operation);
+                payloads.push(frame.payload);
+                let body: Vec<u8> = payloads.iter().flat_map(|payload| payload.part_bytes(0)).collect();
+                self.transaction(operation, &body, frame.lsn)
+            }
+        }
+    }
+
+    fn transaction(&mut self, operation: Option<u16>, body: &[u8], lsn: Lsn) -> Result<()> {
+        let wrong = |error: serde_json::Error| {
+            damaged(&format!("record {lsn}"), &format!("{error}; if a newer version wrote it, start that version"))
+        };
+        match (operation, &mut self.inner) {
+            (Some(CHECKPOINT), _) => {
+                let state = serde_json::from_slice(body).map_err(wrong)?;
+                self.inner = Some(Inner { state, edited_bytes: 0, checkpoint_bytes: body.len() as u64 });
+            }
+            (Some(EDIT), Some(inner)) => {
+                inner.state.apply(serde_json::from_slice(body).map_err(wrong)?);
+                inner.edited_bytes += body.len() as u64;
+            }
+            // Before the retained checkpoint.
+            (Some(EDIT), None) => {}
+            _ => return Err(damaged(&format!("record {lsn}"), "it is neither edit nor checkpoint")),
+        }
+        Ok(())
+    }
+}
+
+fn encode<T: serde::Serialize>(body: &T) -> Result<Bytes> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| damaged("edit", &error.to_string()))
+}
+
+fn payload(operation: u16, piece: Bytes, fragments: Vec<PayloadHash>) -> Result<Payload, LogError> {
+    let entry = PartEntry {
+        table: 0,
+        schema_version: 0,
+        operation,
+        first_ordinal: 0,
+        rows: 0,
+        length: 0,
+        hash: PartHash::default(),
+        partition: Bytes::new(),
+    };
+    Payload::new(vec![Part::new(entry, vec![piece])?], fragments, None)
+}
+
+fn damaged(object: &str, reason: &str) -> EngineError {
+    EngineError::Storage { operation: "read the manifest", object: object.to_owned(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EpochEntry, SystemFact, TableId};
+    use tailrace_wal::{Seq, SystemClock, SystemDisk};
+
+    fn flushed(id: HistoryId, seq: u64, name: &str) -> FlushedHistory {
+        FlushedHistory {
+            id,
+            name: name.to_owned(),
+            position: Position { seq: Seq(seq), ..Position::start(id) },
+            restart_seq: Seq(seq),
+            commit_time: CommitTime(1),
+            epochs: vec![EpochEntry { epoch: Epoch::default(), first_seq: Seq(1), chain_before: Default::default() }],
+            next_table: TableId(1),
+            replay_after: Lsn::ZERO,
+            complete_from: Seq::ZERO,
+            tables: Vec::new(),
+            added: Vec::new(),
+            system_facts: Vec::new(),
+        }
+    }
+
+    async fn open(dir: &std::path::Path) -> (Manifest, ManifestState) {
+        Manifest::open(dir.to_owned(), SystemDisk::shared(), SystemClock::shared()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn edits_survive_and_checkpoints_bound_what_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (manifest, first) = open(dir.path()).await;
+        let (market, gone) = (HistoryId::random(), HistoryId::random());
+        // Names of this length make checkpoints happen, and make them larger than one record.
+        let long = "x".repeat(3 << 20);
+        for seq in 1..=12 {
+            let histories = vec![flushed(market, seq, &long), flushed(gone, seq, &long)];
+            let edit = FlushEdit { flushed: Lsn(seq), replay_from: Lsn(seq + 1), histories, ended: Vec::new() };
+            manifest.append(Edit::Flush(edit)).await.unwrap();
+        }
+        let edit = FlushEdit { flushed: Lsn(20), replay_from: Lsn(21), histories: Vec::new(), ended: vec![gone] };
+        manifest.append(Edit::Flush(edit)).await.unwrap();
+        assert!(manifest.log.status().first > Lsn(1), "nothing was truncated");
+        manifest.close().await.unwrap();
+        drop(manifest);
+        let (manifest, state) = open(dir.path()).await;
+        assert_eq!((state.node, state.system), (first.node, first.system));
+        assert_eq!(state.flushed, Lsn(20));
+        assert_eq!(state.replay_from, Lsn(21));
+        assert_eq!(state.histories.keys().copied().collect::<Vec<_>>(), [market]);
+        assert_eq!(state.histories[&market].position.seq, Seq(12));
+        manifest.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_whole_history_is_installed_and_facts_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (manifest, first) = open(dir.path()).await;
+        let mut system = flushed(first.system, 3, "system");
+        system.system_facts = vec![SystemFact::PrimaryReplication { on: false }];
+        let edit = FlushEdit { flushed: Lsn(3), replay_from: Lsn(4), histories: vec![system], ended: Vec::new() };
+        manifest.append(Edit::Flush(edit)).await.unwrap();
+        let mut copy = manifest.inner.lock().await.state.histories[&first.system].clone();
+        copy.id = HistoryId::random();
+        copy.replay_after = Lsn(9);
+        manifest.append(Edit::Install(Box::new(copy.clone()))).await.unwrap();
+        drop(manifest);
+        let (_manifest, state) = open(dir.path()).await;
+        assert_eq!(state.histories[&first.system].system_facts, [SystemFact::PrimaryReplication { on: false }]);
+        assert_eq!(state.histories[&copy.id].replay_after, Lsn(9));
+    }
+}

@@ -1,0 +1,106 @@
+//! The fold of all edits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tailrace_wal::{CommitTime, HistoryId, Lsn, NodeId, Position, Seq};
+
+use super::{Edit, FlushEdit, FlushedHistory, PinRecord};
+use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
+
+/// A node's physical facts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct ManifestState {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// Its system history.
+    pub(crate) system: HistoryId,
+    /// Everything in the log up to here is in the histories below.
+    pub(crate) flushed: Lsn,
+    /// Replay reads from here on.
+    pub(crate) replay_from: Lsn,
+    /// Histories that have not ended, the system history among them.
+    pub(crate) histories: BTreeMap<HistoryId, HistoryState>,
+    pub(crate) pins: Vec<PinRecord>,
+}
+
+/// A history at its last flush.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HistoryState {
+    pub(crate) id: HistoryId,
+    /// Name of its database.
+    pub(crate) name: String,
+    pub(crate) position: Position,
+    pub(crate) restart_seq: Seq,
+    pub(crate) commit_time: CommitTime,
+    pub(crate) epochs: Vec<EpochEntry>,
+    /// The id that the next CREATE TABLE takes.
+    pub(crate) next_table: TableId,
+    /// Records at or below this LSN belong to a copy that was replaced: they are not replayed.
+    pub(crate) replay_after: Lsn,
+    /// Every fragment written after this seq is in this node's log, or its transaction is over.
+    pub(crate) complete_from: Seq,
+    pub(crate) tables: BTreeMap<TableId, TableState>,
+    /// Of the system history: its fold.
+    pub(crate) system_facts: Vec<SystemFact>,
+}
+
+/// A table with its datafiles.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TableState {
+    pub(crate) table: Table,
+    pub(crate) partitions: BTreeMap<PartitionKey, Vec<DatafileMeta>>,
+}
+
+impl ManifestState {
+    /// Takes one edit.
+    pub(crate) fn apply(&mut self, edit: Edit) {
+        match edit {
+            Edit::Flush(FlushEdit { flushed, replay_from, histories, ended }) => {
+                self.flushed = flushed;
+                self.replay_from = replay_from;
+                for id in ended {
+                    self.histories.remove(&id);
+                }
+                for history in histories {
+                    let known = self.histories.remove(&history.id);
+                    let history = HistoryState::moved(known, history);
+                    self.histories.insert(history.id, history);
+                }
+            }
+            Edit::Install(history) => {
+                self.histories.insert(history.id, *history);
+            }
+            Edit::Pins(pins) => self.pins = pins,
+        }
+    }
+}
+
+impl HistoryState {
+    fn moved(known: Option<Self>, moved: FlushedHistory) -> Self {
+        let mut held = known.map(|known| known.tables).unwrap_or_default();
+        let mut tables: BTreeMap<TableId, TableState> = BTreeMap::new();
+        for table in moved.tables {
+            let partitions = held.remove(&table.id).map(|held| held.partitions).unwrap_or_default();
+            tables.insert(table.id, TableState { table, partitions });
+        }
+        for (table, key, meta) in moved.added {
+            if let Some(table) = tables.get_mut(&table) {
+                table.partitions.entry(key).or_default().push(meta);
+            }
+        }
+        Self {
+            id: moved.id,
+            name: moved.name,
+            position: moved.position,
+            restart_seq: moved.restart_seq,
+            commit_time: moved.commit_time,
+            epochs: moved.epochs,
+            next_table: moved.next_table,
+            replay_after: moved.replay_after,
+            complete_from: moved.complete_from,
+            tables,
+            system_facts: moved.system_facts,
+        }
+    }
+}
