@@ -1,12 +1,33 @@
 //! The engine: one node's databases.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
+use arc_swap::ArcSwap;
 use object_store::ObjectStore;
+use parking_lot::{Mutex, RwLock};
 use tailrace_wal::{Clock, Disk, HistoryId, Log, Lsn, NodeId, Seq};
 use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{EngineConfig, HistoryInfo, Receipt, Result, TableDefinition, TaskInfo, Transaction, Version};
+use crate::{
+    EngineConfig, EngineError, HistoryInfo, Receipt, Result, SystemFact, TableDefinition, TaskInfo, Transaction,
+    Version,
+    cache::DatafileCache,
+    database::Database,
+    garbage::Garbage,
+    manifest::Manifest,
+    memtable::Memtable,
+    open_transactions::OpenTransactions,
+    system::System,
+    version::{Databases, Datafile},
+};
 
 /// What the engine takes from outside.
 #[derive(Debug, Clone)]
@@ -18,9 +39,43 @@ pub struct EngineSeams {
 }
 
 /// One node's databases over one log, one manifest and one object store.
-#[derive(Debug)]
+///
+/// Lock order: `flushing`, `names`, a database's locks ([`Database`]), `gate`, `Database::applying`, `publishing`.
 pub struct Engine {
-    _private: (),
+    pub(crate) config: EngineConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) node: NodeId,
+    pub(crate) log: Log,
+    pub(crate) manifest: Manifest,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// The newest version of everything.
+    pub(crate) versions: ArcSwap<Databases>,
+    publishing: Mutex<()>,
+    /// Databases that have not ended, by history.
+    pub(crate) databases: RwLock<HashMap<HistoryId, Arc<Database>>>,
+    pub(crate) system: Mutex<System>,
+    pub(crate) system_writing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes which database has which name.
+    pub(crate) names: tokio::sync::Mutex<()>,
+    /// Shared from append to apply. A flush takes it for a moment: then nothing is written and not applied.
+    pub(crate) gate: Arc<tokio::sync::RwLock<()>>,
+    pub(crate) flushing: tokio::sync::Mutex<()>,
+    pub(crate) memtable: Memtable,
+    pub(crate) cache: DatafileCache,
+    pub(crate) open: Arc<OpenTransactions>,
+    pub(crate) garbage: Garbage,
+    /// Databases that ended since the last flush, with the datafiles that the manifest still names for them.
+    pub(crate) retired: Mutex<Vec<(HistoryId, Vec<Arc<Datafile>>)>>,
+    /// Ends found by replay whose facts are not in the system history.
+    pub(crate) unrecorded_ends: Mutex<Vec<SystemFact>>,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) flushed: AtomicU64,
+    pub(crate) databases_changed: watch::Sender<u64>,
+    pub(crate) applied_changed: watch::Sender<u64>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) background: TaskTracker,
+    pub(crate) runtime: tokio::runtime::Handle,
 }
 
 /// What start-up found, for the log line and `system` tables.
@@ -56,117 +111,285 @@ pub struct MemoryStatus {
 
 impl Engine {
     /// Opens or creates a node's folder and recovers it. Must run within a tokio runtime.
-    pub async fn open(_config: EngineConfig, _seams: EngineSeams) -> Result<(Arc<Self>, StartReport)> {
-        todo!()
+    pub async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Arc<Self>, StartReport)> {
+        crate::recovery::open(config, seams).await
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        todo!()
+        self.node
     }
 
     /// Its settings.
     pub fn config(&self) -> &EngineConfig {
-        todo!()
+        &self.config
     }
 
     /// Its clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        todo!()
+        &self.clock
     }
 
     /// Its log, for feeds and figures. Only the engine appends.
     pub fn log(&self) -> &Log {
-        todo!()
+        &self.log
     }
 
     /// The store of the datafiles, for readers.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        todo!()
+        &self.store
     }
 
     /// The newest version.
     pub fn version(&self) -> Version {
-        todo!()
+        Version { databases: self.versions.load_full() }
     }
 
     /// Changes whenever a database is created, dropped, switched or stopped, or a switch of the cluster changes.
     pub fn watch_databases(&self) -> watch::Receiver<u64> {
-        todo!()
+        self.databases_changed.subscribe()
     }
 
     /// Changes whenever a database's applied position moves.
     pub fn watch_applied(&self) -> watch::Receiver<u64> {
-        todo!()
+        self.applied_changed.subscribe()
     }
 
     /// Histories here, ended ones included, except `system`.
     pub fn histories(&self) -> Vec<HistoryInfo> {
-        todo!()
+        let ids: Vec<HistoryId> = {
+            let live = self.databases.read();
+            let system = self.system.lock();
+            live.keys().chain(system.ended.keys().filter(|id| !live.contains_key(id))).copied().collect()
+        };
+        ids.into_iter().filter_map(|id| self.history(id)).collect()
     }
 
     /// One history.
-    pub fn history(&self, _id: HistoryId) -> Option<HistoryInfo> {
-        todo!()
+    pub fn history(&self, id: HistoryId) -> Option<HistoryInfo> {
+        if let Some(database) = self.database(id) {
+            let version = database.version();
+            return Some(HistoryInfo {
+                id,
+                name: version.name.clone(),
+                role: version.role.clone(),
+                replicated: version.replicated,
+                position: version.position,
+                restart_seq: version.restart_seq,
+                epochs: version.epochs.clone(),
+                retained_after: self.log.retained_after(id).unwrap_or(version.position.seq),
+                ended: false,
+            });
+        }
+        let system = self.system.lock();
+        let ended = system.ended.get(&id)?;
+        Some(HistoryInfo {
+            id,
+            name: ended.name.clone(),
+            role: system.role(id),
+            replicated: false,
+            position: ended.end,
+            restart_seq: ended.end.seq,
+            epochs: ended.epochs.clone(),
+            retained_after: self.log.retained_after(id).unwrap_or(ended.end.seq),
+            ended: true,
+        })
     }
 
     /// The latest transactions of a history after `after`, oldest first, at most [`crate::TASKS_KEPT`].
-    pub fn tasks(&self, _history: HistoryId, _after: Seq) -> Vec<TaskInfo> {
-        todo!()
+    pub fn tasks(&self, history: HistoryId, after: Seq) -> Vec<TaskInfo> {
+        self.database(history).map(|database| database.tasks(after)).unwrap_or_default()
     }
 
     /// CREATE DATABASE: a new history with its first record.
-    pub async fn create_database(self: &Arc<Self>, _name: &str) -> Result<Receipt> {
-        todo!()
+    pub async fn create_database(self: &Arc<Self>, name: &str) -> Result<Receipt> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        self.to_the_end(async move { engine.create_database_here(name).await }).await
     }
 
     /// DROP DATABASE: the history's last record.
-    pub async fn drop_database(self: &Arc<Self>, _name: &str) -> Result<Receipt> {
-        todo!()
+    pub async fn drop_database(self: &Arc<Self>, name: &str) -> Result<Receipt> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        self.to_the_end(async move { engine.drop_database_here(name).await }).await
     }
 
     /// CREATE TABLE.
-    pub async fn create_table(self: &Arc<Self>, _database: &str, _definition: TableDefinition) -> Result<Receipt> {
-        todo!()
+    pub async fn create_table(self: &Arc<Self>, database: &str, definition: TableDefinition) -> Result<Receipt> {
+        let (engine, database) = (self.clone(), database.to_owned());
+        self.to_the_end(async move { engine.create_table_here(database, definition).await }).await
     }
 
     /// DROP TABLE.
-    pub async fn drop_table(self: &Arc<Self>, _database: &str, _table: &str) -> Result<Receipt> {
-        todo!()
+    pub async fn drop_table(self: &Arc<Self>, database: &str, table: &str) -> Result<Receipt> {
+        let (engine, database, table) = (self.clone(), database.to_owned(), table.to_owned());
+        self.to_the_end(async move { engine.drop_table_here(database, table).await }).await
     }
 
     /// Begins a transaction of one database.
-    pub fn begin(self: &Arc<Self>, _database: &str) -> Result<Transaction> {
-        todo!()
+    pub fn begin(self: &Arc<Self>, database: &str) -> Result<Transaction> {
+        Transaction::begin(self, database)
     }
 
     /// Switches replication of a database, in the system history; durable on return.
-    pub async fn set_database_replication(self: &Arc<Self>, _database: &str, _on: bool) -> Result<()> {
-        todo!()
+    pub async fn set_database_replication(self: &Arc<Self>, database: &str, on: bool) -> Result<()> {
+        let (engine, name) = (self.clone(), database.to_owned());
+        self.to_the_end(async move { engine.switch_database(name, on).await }).await
     }
 
     /// The cluster's switches.
     pub fn replication_switches(&self) -> ReplicationSwitches {
-        todo!()
+        self.system.lock().switches
     }
 
     /// Sets the cluster's switches, in the system history; durable on return.
-    pub async fn set_replication_switches(self: &Arc<Self>, _switches: ReplicationSwitches) -> Result<()> {
-        todo!()
+    pub async fn set_replication_switches(self: &Arc<Self>, switches: ReplicationSwitches) -> Result<()> {
+        let engine = self.clone();
+        self.to_the_end(async move { engine.switch_cluster(switches).await }).await
     }
 
     /// Flushes the whole memtable at one LSN, installs the datafiles, truncates the log. Returns that LSN.
     pub async fn flush(self: &Arc<Self>) -> Result<Lsn> {
-        todo!()
+        let engine = self.clone();
+        self.to_the_end(async move { engine.flush_all().await }).await
     }
 
     /// Figures.
     pub fn memory(&self) -> MemoryStatus {
-        todo!()
+        MemoryStatus {
+            memtable_bytes: self.memtable.bytes(),
+            flushes: self.flushes.load(Ordering::Relaxed),
+            flushed: Lsn(self.flushed.load(Ordering::Acquire)),
+        }
     }
 
     /// Ends background work and closes log and manifest: everything written is durable on return.
     pub async fn shutdown(&self) -> Result<()> {
-        todo!()
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.stopping.cancel();
+        self.background.close();
+        self.background.wait().await;
+        // Whoever was past admission is applied when the gate is ours.
+        let _gate = self.gate.write().await;
+        self.log.close().await?;
+        self.manifest.close().await
+    }
+}
+
+/// What the modules behind the public face share.
+impl Engine {
+    /// A database that has not ended.
+    pub(crate) fn database(&self, id: HistoryId) -> Option<Arc<Database>> {
+        self.databases.read().get(&id).cloned()
+    }
+
+    /// A database by name.
+    pub(crate) fn database_named(&self, name: &str) -> Result<Arc<Database>> {
+        let found = self.versions.load().get(name).and_then(|version| self.database(version.id));
+        found.ok_or_else(|| EngineError::NotFound { kind: "database", name: name.to_owned() })
+    }
+
+    /// Publishes one database's newest version. Called with its `applying` locked, so that versions of one database
+    /// are published in order.
+    pub(crate) fn publish(&self, version: &Arc<crate::DatabaseVersion>, ended: bool) {
+        let _one_at_a_time = self.publishing.lock();
+        let databases = self.versions.load();
+        let next = if ended {
+            // The name may have gone to another history since.
+            if databases.get(&version.name).is_none_or(|named| named.id != version.id) {
+                return;
+            }
+            databases.remove(&version.name)
+        } else {
+            databases.insert(version.name.clone(), version.clone())
+        };
+        self.versions.store(Arc::new(next));
+    }
+
+    /// Runs a change to its end even when the caller goes away: between append and apply nothing may be dropped.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        match self.runtime.spawn(change).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(EngineError::Closed),
+        }
+    }
+
+    /// New work is refused once shutdown has begun.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(EngineError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn databases_changed(&self) {
+        self.databases_changed.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn applied_changed(&self) {
+        self.applied_changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Everything that [`crate::recovery`] has put together.
+pub(crate) struct Parts {
+    pub(crate) config: EngineConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) node: NodeId,
+    pub(crate) log: Log,
+    pub(crate) manifest: Manifest,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) system: System,
+    pub(crate) garbage: Garbage,
+    pub(crate) flushed: Lsn,
+}
+
+impl Engine {
+    pub(crate) fn assemble(parts: Parts) -> Self {
+        let Parts { config, clock, node, log, manifest, store, system, garbage, flushed } = parts;
+        Self {
+            memtable: Memtable::new(config.memtable_bytes),
+            cache: DatafileCache::new(config.cache_bytes),
+            config,
+            clock,
+            node,
+            log,
+            manifest,
+            store,
+            versions: ArcSwap::default(),
+            publishing: Mutex::default(),
+            databases: RwLock::default(),
+            system: Mutex::new(system),
+            system_writing: tokio::sync::Mutex::default(),
+            names: tokio::sync::Mutex::default(),
+            gate: Arc::default(),
+            flushing: tokio::sync::Mutex::default(),
+            open: Arc::default(),
+            garbage,
+            retired: Mutex::default(),
+            unrecorded_ends: Mutex::default(),
+            flushes: AtomicU64::new(0),
+            flushed: AtomicU64::new(flushed.0),
+            databases_changed: watch::Sender::new(0),
+            applied_changed: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            background: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("node", &self.node).field("config", &self.config).finish_non_exhaustive()
     }
 }

@@ -1,19 +1,38 @@
 //! The storage engine of Tailrace: histories, value partitions, memtable, datafiles, manifest, versions.
 
+mod admission;
+mod apply;
+mod background;
+mod cache;
 mod chunk;
+mod commit;
 mod config;
+mod database;
 mod datafile;
+mod ddl;
+mod effect;
 mod engine;
 mod error;
+mod flush;
+mod garbage;
+mod held;
 mod history;
 mod ids;
+mod ingest;
+mod keys;
+mod manifest;
+mod memtable;
+mod open_transactions;
 mod operation;
 mod part;
 pub mod partition;
+mod recovery;
 mod repair;
+mod replay;
 mod replica;
 mod scalar;
 mod store;
+mod system;
 mod table;
 mod task;
 mod transaction;

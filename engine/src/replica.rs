@@ -1,27 +1,42 @@
 //! A followed history: what arrives from a primary is prepared, appended and applied here.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use tailrace_wal::{HistoryHeader, HistoryId, Payload, Position, Seq};
+use tailrace_wal::{
+    CommitTime, HistoryEnd, HistoryHeader, HistoryId, Payload, Persistence, Position, RecordKind, Seq, VerbatimRecord,
+};
 
-use crate::{Engine, Result, TaskInfo};
+use crate::{
+    DatabaseVersion, Engine, EngineError, Result, Role, SchemaVersion, SystemFact, TableId, TaskInfo,
+    apply::{Changes, apply},
+    check_name,
+    commit::ended_fact,
+    database::Database,
+    ddl::empty_version,
+    effect::{Committed, Effect, Origin, decode_effects, invalid},
+    held::{HeldFragment, TransactionKey, assemble, check_fragments, transaction_key},
+};
 
 /// Applies one followed history. One exists per history; calls to `commit` come one at a time, `prepare` in parallel.
 #[derive(Debug)]
 pub struct Applier {
-    _private: (),
+    engine: Arc<Engine>,
+    database: Arc<Database>,
 }
 
 /// A record whose parts were decoded and checked against the catalog after all that was prepared before it.
 #[derive(Debug)]
 pub struct Prepared {
-    _private: (),
+    header: HistoryHeader,
+    payload: Payload,
+    /// `None` where the tables of a fragment are not there now: its commit decides.
+    effects: Option<Vec<Effect>>,
 }
 
 impl Prepared {
     /// The record's header.
     pub fn header(&self) -> &HistoryHeader {
-        todo!()
+        &self.header
     }
 }
 
@@ -41,29 +56,89 @@ pub struct Applied {
 impl Applier {
     /// Which history.
     pub fn history(&self) -> HistoryId {
-        todo!()
+        self.database.id
     }
 
     /// Where it stands here: applied position, and where a feed has to start (`Open` sends both).
     pub fn position(&self) -> (Position, Seq) {
-        todo!()
+        let version = self.database.version();
+        (version.position, version.restart_seq)
     }
 
     /// Decodes and checks one record. Records are prepared in feed order as far as DDL is concerned: a record after DDL
     /// is prepared after that DDL was committed. CPU-bound; call it on a blocking thread. Duplicates (`seq` at or
     /// before the position, fragments that are held) are returned as `None`.
-    pub fn prepare(&self, _header: HistoryHeader, _payload: Payload) -> Result<Option<Prepared>> {
-        todo!()
+    pub fn prepare(&self, header: HistoryHeader, payload: Payload) -> Result<Option<Prepared>> {
+        if header.history != self.database.id {
+            return Err(invalid(&format!(
+                "a record of history {} in the feed of {}",
+                header.history, self.database.id
+            )));
+        }
+        if header.payload_hash != payload.hash {
+            return Err(invalid("a record's header and payload do not belong together"));
+        }
+        if header.restart_seq > header.seq {
+            return Err(invalid(&format!("restart seq {} lies after seq {}", header.restart_seq, header.seq)));
+        }
+        let (version, complete_from) = {
+            let applying = self.database.applying.lock();
+            (applying.version.clone(), applying.complete_from)
+        };
+        let here = version.position.seq;
+        let key = transaction_key(&header);
+        let effects = match header.kind {
+            RecordKind::Commit if header.seq <= here => {
+                // Fragments that came again, for a commit that is here already.
+                let mut held = self.database.held.lock();
+                if held.get(&key).is_some_and(|held| held.registration.is_none()) {
+                    held.remove(&key);
+                }
+                return Ok(None);
+            }
+            RecordKind::Commit => Some(decode_effects(&version, &payload, Origin::Peer)?),
+            RecordKind::Fragment => {
+                let held = self.database.held.lock();
+                let known = held.get(&key).map(|held| held.fragments.len());
+                let again = match known {
+                    Some(known) => (header.fragment.0 as usize) < known,
+                    // Everything that was written since `complete_from` has come here: it is over.
+                    None => (header.seq < here && header.seq >= complete_from) || held.was_aborted(&key),
+                };
+                if again {
+                    return Ok(None);
+                }
+                drop(held);
+                match decode_effects(&version, &payload, Origin::Peer) {
+                    Ok(effects) if effects.iter().any(Effect::is_ddl) => {
+                        return Err(invalid("DDL in a fragment"));
+                    }
+                    Ok(effects) => Some(effects),
+                    Err(error) if tables_known(&version, &payload) => return Err(error),
+                    Err(_) => None,
+                }
+            }
+            RecordKind::Abort => {
+                if self.database.held.lock().get(&key).is_none() {
+                    return Ok(None);
+                }
+                Some(Vec::new())
+            }
+        };
+        Ok(Some(Prepared { header, payload, effects }))
     }
 
     /// Appends a run of prepared records verbatim and applies them, in order, without waiting for the disk.
-    pub async fn commit(&self, _run: Vec<Prepared>) -> Result<Applied> {
-        todo!()
+    pub async fn commit(&self, run: Vec<Prepared>) -> Result<Applied> {
+        let (engine, database) = (self.engine.clone(), self.database.clone());
+        self.engine.to_the_end(async move { engine.commit_run(database, run).await }).await
     }
 
     /// Waits until everything committed so far is durable: one sync, however many runs. Then it may be acknowledged.
     pub async fn durable(&self) -> Result<(Position, Seq)> {
-        todo!()
+        let reached = self.position();
+        self.engine.log.sync().await?;
+        Ok(reached)
     }
 }
 
@@ -71,12 +146,370 @@ impl Engine {
     /// Opens a followed history: the one that is here already, or a new one at position 0 (logged in the system history
     /// as followed from `primary`). A local database of that name that is not this history is
     /// [`crate::EngineError::AlreadyExists`]: name taken.
-    pub async fn follow(self: &Arc<Self>, _history: HistoryId, _name: &str, _primary: &str) -> Result<Arc<Applier>> {
-        todo!()
+    pub async fn follow(self: &Arc<Self>, history: HistoryId, name: &str, primary: &str) -> Result<Arc<Applier>> {
+        let (engine, name, primary) = (self.clone(), name.to_owned(), primary.to_owned());
+        self.to_the_end(async move { engine.follow_here(history, name, primary).await }).await
     }
 
     /// Drops this node's copy of a followed history whose end it can no longer fetch record by record.
-    pub async fn drop_followed(self: &Arc<Self>, _history: HistoryId) -> Result<()> {
-        todo!()
+    pub async fn drop_followed(self: &Arc<Self>, history: HistoryId) -> Result<()> {
+        let engine = self.clone();
+        self.to_the_end(async move { engine.drop_followed_here(history).await }).await
     }
+
+    async fn follow_here(self: Arc<Self>, history: HistoryId, name: String, primary: String) -> Result<Arc<Applier>> {
+        check_name("database", &name)?;
+        let _names = self.names.lock().await;
+        let taken = || EngineError::AlreadyExists { kind: "database", name: name.clone() };
+        if let Some(database) = self.database(history) {
+            match &database.version().role {
+                Role::Primary => return Err(taken()),
+                Role::Replica { primary: known } if *known == primary => {}
+                Role::Replica { .. } => {
+                    let name = database.name.clone();
+                    let fact = SystemFact::Follows { history, name, primary: primary.clone() };
+                    self.record_facts(vec![fact]).await?;
+                    database.alter(
+                        |version, _| version.role = Role::Replica { primary },
+                        |version, ended| self.publish(version, ended),
+                    );
+                    self.databases_changed();
+                }
+            }
+            return Ok(Arc::new(Applier { engine: self.clone(), database }));
+        }
+        if self.system.lock().ended.contains_key(&history) {
+            return Err(EngineError::Invalid(format!("history {history} of database {name:?} has ended here")));
+        }
+        if self.versions.load().contains_key(&name) {
+            return Err(taken());
+        }
+        let fact = SystemFact::Follows { history, name: name.clone(), primary: primary.clone() };
+        self.record_facts(vec![fact]).await?;
+        self.log.open_history(HistoryEnd { position: Position::start(history), commit_time: CommitTime::default() })?;
+        let database = self.install_followed(history, name, primary);
+        self.databases_changed();
+        Ok(Arc::new(Applier { engine: self.clone(), database }))
+    }
+
+    /// A followed database before its first record.
+    pub(crate) fn install_followed(&self, history: HistoryId, name: String, primary: String) -> Arc<Database> {
+        let version = Arc::new(empty_version(history, name, Role::Replica { primary }));
+        let database = Arc::new(Database::new(version.clone(), self.log.status().appended));
+        self.databases.write().insert(history, database.clone());
+        self.publish(&version, false);
+        database
+    }
+
+    async fn drop_followed_here(self: Arc<Self>, history: HistoryId) -> Result<()> {
+        let _names = self.names.lock().await;
+        let database = self
+            .database(history)
+            .ok_or_else(|| EngineError::NotFound { kind: "history", name: history.to_string() })?;
+        let _following = database.following.lock().await;
+        let _latch = database.latch.write().await;
+        if database.version().role == Role::Primary {
+            return Err(EngineError::Invalid(format!("database {:?} is not followed here", database.name)));
+        }
+        self.record_facts(vec![ended_fact(&database.version())]).await?;
+        self.end_here(&database);
+        Ok(())
+    }
+
+    /// Takes a database out of all later versions.
+    pub(crate) fn end_here(&self, database: &Arc<Database>) {
+        database.applying.lock().ended = true;
+        database.alter(
+            |version, changes| crate::apply::retire_all(version, changes),
+            |version, ended| self.publish(version, ended),
+        );
+        self.databases.write().remove(&database.id);
+        let files = std::mem::take(&mut database.applying.lock().changes.retired);
+        self.retired.lock().push((database.id, files));
+        database.held.lock().clear();
+        self.databases_changed();
+    }
+
+    async fn commit_run(self: Arc<Self>, database: Arc<Database>, run: Vec<Prepared>) -> Result<Applied> {
+        let _one_at_a_time = database.following.lock().await;
+        self.memtable.room().await;
+        let latch = database.latch.read().await;
+        let gate = self.gate.read().await;
+        self.check_open()?;
+        let before = database.version();
+        check_followed(&database, &before)?;
+        let steps = check_run(&database, &before, run)?;
+        let (written, failure) = self.append_steps(&database, steps).await;
+        let committed = self.take_written(&database, written);
+        let any = !committed.is_empty();
+        if any {
+            self.apply_all(&database, committed);
+        }
+        drop((gate, latch));
+        let after = database.version();
+        let ended = database.applying.lock().ended;
+        if ended {
+            self.record_end(&database).await?;
+        }
+        if let Some(reason) = &after.stopped {
+            return Err(EngineError::DatabaseStopped { database: after.name.clone(), reason: reason.clone() });
+        }
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(Applied {
+                position: after.position,
+                restart_seq: after.restart_seq,
+                tasks: database.tasks_between(before.position.seq, after.position.seq),
+                ended,
+            }),
+        }
+    }
+
+    /// Appends records in order until one fails.
+    async fn append_steps(
+        &self,
+        database: &Arc<Database>,
+        steps: Vec<Step>,
+    ) -> (Vec<(Step, tailrace_wal::Written)>, Option<tailrace_wal::LogError>) {
+        let mut appending = Vec::with_capacity(steps.len());
+        let mut failure = None;
+        for step in steps {
+            if step.header.kind == RecordKind::Fragment {
+                let mut held = database.held.lock();
+                let entry = held.entry(transaction_key(&step.header));
+                entry.registration.get_or_insert_with(|| self.open.register(self.log.status().appended.next()));
+            }
+            let record = VerbatimRecord { header: step.header, payload: step.payload.clone(), skipped: false };
+            match self.log.append_verbatim(record, Persistence::Async).await {
+                Ok(queued) => appending.push((step, queued)),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        let mut done = Vec::with_capacity(appending.len());
+        for (step, mut queued) in appending {
+            match queued.written().await {
+                Ok(written) if failure.is_none() => done.push((step, written)),
+                Ok(_) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        (done, failure)
+    }
+
+    /// Holds written fragments and returns the transactions that are to be applied.
+    fn take_written(&self, database: &Arc<Database>, written: Vec<(Step, tailrace_wal::Written)>) -> Vec<Committed> {
+        let mut held = database.held.lock();
+        let mut committed = Vec::new();
+        for (step, written) in written {
+            let key = transaction_key(&step.header);
+            match step.action {
+                Action::Hold { effects } => {
+                    let entry = held.entry(key);
+                    if entry.fragments.len() == step.header.fragment.0 as usize {
+                        entry.fragments.push(HeldFragment { header: step.header, payload: step.payload, effects });
+                    }
+                }
+                Action::Abort => {
+                    held.remove(&key);
+                    held.note_abort(key);
+                }
+                Action::Commit(body) => {
+                    held.remove(&key);
+                    held.note_commit();
+                    committed.push(Committed {
+                        lsn: written.lsn,
+                        position: step.header.position(),
+                        restart_seq: step.header.restart_seq,
+                        commit_time: step.header.commit_time,
+                        effects: body.effects,
+                        directories: body.directories,
+                        bytes: body.bytes,
+                        skipped: false,
+                    });
+                }
+            }
+        }
+        committed
+    }
+}
+
+/// A record that was checked and is to be appended.
+struct Step {
+    header: HistoryHeader,
+    payload: Payload,
+    action: Action,
+}
+
+enum Action {
+    Hold { effects: Option<Vec<Effect>> },
+    Abort,
+    Commit(Body),
+}
+
+struct Body {
+    effects: Vec<Effect>,
+    directories: Vec<tailrace_wal::Directory>,
+    bytes: u64,
+}
+
+fn check_followed(database: &Arc<Database>, version: &DatabaseVersion) -> Result<()> {
+    if let Some(reason) = &version.stopped {
+        return Err(EngineError::DatabaseStopped { database: version.name.clone(), reason: reason.clone() });
+    }
+    if database.applying.lock().ended {
+        return Err(EngineError::Invalid(format!("history {} has ended here", version.id)));
+    }
+    if version.role == Role::Primary {
+        return Err(EngineError::Invalid(format!("database {:?} is not followed here", version.name)));
+    }
+    Ok(())
+}
+
+/// Checks a whole run before anything of it is appended: what is appended can be applied.
+fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<Prepared>) -> Result<Vec<Step>> {
+    let held = database.held.lock();
+    let complete_from = database.applying.lock().complete_from;
+    let mut scratch = DatabaseVersion::clone(version);
+    // Fragments of this run, and whether those held before it are still to be counted.
+    let mut fresh: HashMap<TransactionKey, Vec<HeldFragment>> = HashMap::new();
+    let mut over: Vec<TransactionKey> = Vec::new();
+    let mut steps = Vec::with_capacity(run.len());
+    let mut early: Vec<(TransactionKey, HeldFragment)> = Vec::new();
+    let mut forgotten: Vec<TransactionKey> = Vec::new();
+    for Prepared { header, payload, effects } in run {
+        let key = transaction_key(&header);
+        let before = held.get(&key).filter(|_| !over.contains(&key));
+        match header.kind {
+            RecordKind::Fragment => {
+                let count = before.map_or(0, |held| held.fragments.len()) + fresh.get(&key).map_or(0, Vec::len);
+                let number = header.fragment.0 as usize;
+                if number < count {
+                    continue;
+                }
+                if number > count {
+                    return Err(invalid(&format!(
+                        "fragment {number} of transaction {} came, {count} was expected",
+                        header.transaction
+                    )));
+                }
+                let fragment = HeldFragment { header, payload: payload.clone(), effects: effects.clone() };
+                // Once some of its fragments wait in memory only, the others join them: the log gets them in order.
+                let waits = before.is_some_and(|held| held.registration.is_none())
+                    || early.iter().any(|(early, _)| *early == key);
+                if header.seq < complete_from || waits {
+                    early.push((key, fragment.clone()));
+                } else {
+                    steps.push(Step { header, payload, action: Action::Hold { effects } });
+                }
+                fresh.entry(key).or_default().push(fragment);
+            }
+            RecordKind::Abort => {
+                let waits = before.is_some_and(|held| held.registration.is_none())
+                    || early.iter().any(|(early, _)| *early == key);
+                let logged = !waits && (before.is_some() || fresh.contains_key(&key));
+                early.retain(|(early, _)| *early != key);
+                if waits {
+                    forgotten.push(key);
+                }
+                fresh.remove(&key);
+                over.push(key);
+                if logged {
+                    steps.push(Step { header, payload, action: Action::Abort });
+                }
+            }
+            RecordKind::Commit => {
+                if header.seq <= scratch.position.seq {
+                    continue;
+                }
+                check_continues(&scratch, &header)?;
+                let mut fragments = before.map(|held| held.fragments.clone()).unwrap_or_default();
+                let waits = before.is_some_and(|held| held.registration.is_none())
+                    || early.iter().any(|(early, _)| *early == key);
+                fragments.extend(fresh.remove(&key).unwrap_or_default());
+                over.push(key);
+                early.retain(|(early, _)| *early != key);
+                check_fragments(&header, &payload, fragments.iter().map(|fragment| fragment.payload.hash))?;
+                if waits {
+                    // From here on the log needs them.
+                    for fragment in &fragments {
+                        let action = Action::Hold { effects: None };
+                        steps.push(Step { header: fragment.header, payload: fragment.payload.clone(), action });
+                    }
+                }
+                let (effects, directories, bytes) =
+                    assemble(&scratch, &header, &payload, effects, fragments, Origin::Peer)?;
+                advance(&mut scratch, &header, &effects)?;
+                let body = Body { effects, directories, bytes };
+                steps.push(Step { header, payload, action: Action::Commit(body) });
+            }
+        }
+    }
+    drop(held);
+    let mut held = database.held.lock();
+    for key in forgotten {
+        held.remove(&key);
+    }
+    for (key, fragment) in early {
+        held.entry(key).fragments.push(fragment);
+    }
+    Ok(steps)
+}
+
+/// A commit has to continue the chain.
+fn check_continues(version: &DatabaseVersion, header: &HistoryHeader) -> Result<()> {
+    let expected = version.position.follow(header.epoch, header.kind, header.commit_time, header.payload_hash);
+    if expected != header.position() || header.commit_time <= version.commit_time {
+        return Err(EngineError::Forked(format!(
+            "database {:?} is at {} here, the next record received says {}",
+            version.name,
+            version.position,
+            header.position()
+        )));
+    }
+    Ok(())
+}
+
+/// Moves the scratch version over a transaction: DDL in full, rows only as far as their tables are concerned.
+fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, effects: &[Effect]) -> Result<()> {
+    if header.seq == Seq(1) && !matches!(effects.first(), Some(Effect::CreateDatabase(_))) {
+        return Err(invalid("a history does not begin with CREATE DATABASE"));
+    }
+    let mut ddl = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Append(append) => {
+                let table = scratch.table_by_id(append.table);
+                if table.is_none_or(|table| table.table.schema_version != append.schema_version) {
+                    return Err(invalid(&format!("rows are for table {}, which is not there any more", append.table)));
+                }
+            }
+            other => ddl.push(other.clone()),
+        }
+    }
+    apply(
+        scratch,
+        Committed {
+            lsn: tailrace_wal::Lsn::ZERO,
+            position: header.position(),
+            restart_seq: header.restart_seq,
+            commit_time: header.commit_time,
+            effects: ddl,
+            directories: Vec::new(),
+            bytes: 0,
+            skipped: false,
+        },
+        &mut Changes::default(),
+    )
+    .map(drop)
+}
+
+/// Whether all tables that the parts name exist with the schema that they name.
+fn tables_known(version: &DatabaseVersion, payload: &Payload) -> bool {
+    payload.directory.parts.iter().all(|entry| {
+        let table = version.table_by_id(TableId(entry.table));
+        table.is_some_and(|table| table.table.schema_version == SchemaVersion(entry.schema_version))
+    })
 }

@@ -1,16 +1,29 @@
 //! Versions: immutable snapshots for readers. Cloning one is an `Arc`; what it names stays readable while it lives.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arrow_schema::SchemaRef;
+use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Position, Seq};
 
-use crate::{Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Table, partition::DatafilePath};
+use crate::{
+    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableId, garbage::Garbage,
+    partition::DatafilePath,
+};
+
+/// All databases by name. Persistent, so that publishing one database copies only the path to it.
+pub(crate) type Databases = rpds::RedBlackTreeMapSync<String, Arc<DatabaseVersion>>;
 
 /// All databases at one moment; each database at one position.
 #[derive(Debug, Clone, Default)]
 pub struct Version {
-    pub(crate) databases: Arc<BTreeMap<String, Arc<DatabaseVersion>>>,
+    pub(crate) databases: Arc<Databases>,
 }
 
 /// What this cluster is to a database.
@@ -46,7 +59,10 @@ pub struct DatabaseVersion {
     pub commit_time: CommitTime,
     /// All epochs, oldest first.
     pub epochs: Vec<EpochEntry>,
-    pub(crate) tables: rpds::HashTrieMapSync<String, Arc<TableVersion>>,
+    pub(crate) tables: rpds::HashTrieMapSync<TableId, Arc<TableVersion>>,
+    pub(crate) names: rpds::HashTrieMapSync<String, TableId>,
+    /// The id that the next CREATE TABLE takes: above all ids ever used.
+    pub(crate) next_table: TableId,
 }
 
 /// A table at its database's position.
@@ -70,12 +86,14 @@ pub struct PartitionVersion {
     pub chunks: Vec<Arc<Chunk>>,
 }
 
-/// A datafile that some version refers to. The file is removed after the last version that names it is gone and
-/// nothing else holds it.
-#[derive(Debug)]
+/// A datafile that some version refers to. Once the manifest has let go of it, the file is removed when the last
+/// version that names it is gone and nothing else holds it.
 pub struct Datafile {
     /// What the manifest says of it.
     pub meta: DatafileMeta,
+    cached: Mutex<Option<Arc<[Arc<Chunk>]>>>,
+    obsolete: AtomicBool,
+    garbage: Garbage,
 }
 
 impl Version {
@@ -93,7 +111,12 @@ impl Version {
 impl DatabaseVersion {
     /// A table by name.
     pub fn table(&self, name: &str) -> Option<&Arc<TableVersion>> {
-        self.tables.get(name)
+        self.table_by_id(*self.names.get(name)?)
+    }
+
+    /// A table by its id.
+    pub fn table_by_id(&self, id: TableId) -> Option<&Arc<TableVersion>> {
+        self.tables.get(&id)
     }
 
     /// All tables, in no order.
@@ -103,6 +126,18 @@ impl DatabaseVersion {
 }
 
 impl TableVersion {
+    /// A table without rows.
+    pub(crate) fn empty(table: Table) -> Result<Self> {
+        let scheme = Arc::new(PartitionScheme::new(&table)?);
+        let schema = table.schema();
+        Ok(Self { table: Arc::new(table), schema, scheme, partitions: rpds::RedBlackTreeMapSync::new_sync() })
+    }
+
+    /// A partition by its key.
+    pub fn partition(&self, key: &PartitionKey) -> Option<&Arc<PartitionVersion>> {
+        self.partitions.get(key)
+    }
+
     /// All partitions in key order.
     pub fn partitions(&self) -> impl Iterator<Item = (&PartitionKey, &Arc<PartitionVersion>)> {
         self.partitions.iter()
@@ -123,8 +158,42 @@ impl PartitionVersion {
 }
 
 impl Datafile {
+    /// A file that the manifest names.
+    pub(crate) fn new(meta: DatafileMeta, garbage: Garbage) -> Arc<Self> {
+        Arc::new(Self { meta, cached: Mutex::new(None), obsolete: AtomicBool::new(false), garbage })
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &DatafilePath {
         &self.meta.path
+    }
+
+    /// The file's rows in Arrow, where they are still in memory: all of them, in identity order, not in the order of
+    /// the file.
+    pub fn cached(&self) -> Option<Arc<[Arc<Chunk>]>> {
+        self.cached.lock().clone()
+    }
+
+    pub(crate) fn set_cached(&self, chunks: Option<Arc<[Arc<Chunk>]>>) {
+        *self.cached.lock() = chunks;
+    }
+
+    /// The manifest names it no longer: it goes with its last holder.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Datafile {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut() {
+            self.garbage.remove(self.meta.path.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Datafile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datafile").field("meta", &self.meta).field("obsolete", &self.obsolete).finish_non_exhaustive()
     }
 }

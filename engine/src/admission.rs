@@ -1,0 +1,93 @@
+//! Admission: what must hold before a transaction is logged, and keeps holding until it is applied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+
+use crate::{DatabaseVersion, Engine, EngineError, Result, SchemaVersion, TableId, database::Database};
+
+/// The latches of an admitted transaction. While they are held its record can be applied to any state that its
+/// history may reach before it.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    _latches: Latches,
+    /// Nothing is frozen by a flush between append and apply.
+    _gate: OwnedRwLockReadGuard<()>,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not read")]
+enum Latches {
+    /// A commit: shared with other commits.
+    Commit(OwnedRwLockReadGuard<()>, Vec<OwnedRwLockReadGuard<()>>),
+    /// DDL of one table: no commit to it is under way.
+    Table(OwnedRwLockReadGuard<()>, Option<OwnedRwLockWriteGuard<()>>),
+    /// The end of the database: nothing else is under way.
+    Database(OwnedRwLockWriteGuard<()>),
+}
+
+/// A table as a transaction saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenTable {
+    pub(crate) name: String,
+    pub(crate) schema_version: SchemaVersion,
+}
+
+impl Engine {
+    /// Admits a transaction of rows. Tables are latched in the order of their ids.
+    pub(crate) async fn admit_commit(
+        &self,
+        database: &Arc<Database>,
+        tables: &BTreeMap<TableId, SeenTable>,
+    ) -> Result<Admission> {
+        let latch = database.latch.clone().read_owned().await;
+        let mut latches = Vec::with_capacity(tables.len());
+        for id in tables.keys() {
+            latches.push(database.table_latch(*id).read_owned().await);
+        }
+        let gate = self.gate.clone().read_owned().await;
+        let version = self.check_live(database)?;
+        for (id, seen) in tables {
+            let now = version.table_by_id(*id);
+            if now.is_none_or(|now| now.table.schema_version != seen.schema_version) {
+                let what = if now.is_none() { "dropped" } else { "changed" };
+                return Err(EngineError::Conflict(format!("table {:?} was {what} meanwhile", seen.name)));
+            }
+        }
+        Ok(Admission { _latches: Latches::Commit(latch, latches), _gate: gate })
+    }
+
+    /// Admits DDL that concerns `table`, or a table that does not exist yet. The caller holds the database's `ddl` lock.
+    pub(crate) async fn admit_ddl(&self, database: &Arc<Database>, table: Option<TableId>) -> Result<Admission> {
+        let latch = database.latch.clone().read_owned().await;
+        let exclusive = match table {
+            Some(id) => Some(database.table_latch(id).write_owned().await),
+            None => None,
+        };
+        let gate = self.gate.clone().read_owned().await;
+        self.check_live(database)?;
+        Ok(Admission { _latches: Latches::Table(latch, exclusive), _gate: gate })
+    }
+
+    /// Admits the end of a database. `followed` histories end here without having been written here.
+    pub(crate) async fn admit_end(&self, database: &Arc<Database>, followed: bool) -> Result<Admission> {
+        let latch = database.latch.clone().write_owned().await;
+        let gate = self.gate.clone().read_owned().await;
+        if followed {
+            self.check_open()?;
+        } else {
+            self.check_live(database)?;
+        }
+        Ok(Admission { _latches: Latches::Database(latch), _gate: gate })
+    }
+
+    fn check_live(&self, database: &Arc<Database>) -> Result<Arc<DatabaseVersion>> {
+        self.check_open()?;
+        let applying = database.applying.lock();
+        if applying.ended {
+            return Err(EngineError::Conflict(format!("database {:?} was dropped meanwhile", database.name)));
+        }
+        Database::check_writable(&applying.version)?;
+        Ok(applying.version.clone())
+    }
+}

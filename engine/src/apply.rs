@@ -1,0 +1,164 @@
+//! Apply: a committed transaction takes a database from one version to the next. The live path, replay at start and
+//! replicas all come through here.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Result, TableId,
+    TableVersion, TaskInfo,
+    effect::{Append, Committed, Effect, invalid},
+};
+
+/// What flushes have to know of the transactions that were applied since the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Partitions with rows in memory.
+    pub(crate) partitions: BTreeSet<(TableId, PartitionKey)>,
+    /// Datafiles that no later version names.
+    pub(crate) retired: Vec<Arc<Datafile>>,
+    /// Whether the position or anything else that the manifest holds has moved.
+    pub(crate) moved: bool,
+}
+
+impl Changes {
+    /// Puts back what a failed flush had taken.
+    pub(crate) fn restore(&mut self, taken: Self) {
+        self.partitions.extend(taken.partitions);
+        self.retired.extend(taken.retired);
+        self.moved |= taken.moved;
+    }
+}
+
+/// Applies one transaction. On an error the version is not to be published: the history cannot go on here.
+pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes: &mut Changes) -> Result<Ended> {
+    let position = committed.position;
+    if position.seq != version.position.seq.next() {
+        return Err(invalid(&format!("transaction {} does not follow {}", position.seq, version.position.seq)));
+    }
+    let mut ended = Ended(false);
+    if !committed.skipped {
+        for effect in committed.effects {
+            match effect {
+                Effect::Append(append) => append_rows(version, append, position.seq, changes)?,
+                Effect::CreateDatabase(body) => {
+                    if version.name != body.name {
+                        return Err(invalid(&format!(
+                            "history {} is of database {:?}, not {:?}",
+                            position.history, body.name, version.name
+                        )));
+                    }
+                }
+                Effect::DropDatabase => {
+                    retire_all(version, changes);
+                    ended = Ended(true);
+                }
+                Effect::CreateTable(table) => {
+                    if table.id < version.next_table || version.names.contains_key(&table.name) {
+                        return Err(invalid(&format!("table {:?} or its id {} exists already", table.name, table.id)));
+                    }
+                    version.next_table = TableId(table.id.0.saturating_add(1));
+                    version.names.insert_mut(table.name.clone(), table.id);
+                    version.tables.insert_mut(table.id, Arc::new(TableVersion::empty(table)?));
+                }
+                Effect::DropTable(id) => {
+                    let Some(table) = version.tables.get(&id).cloned() else {
+                        return Err(invalid(&format!("table {id}, to be dropped, does not exist")));
+                    };
+                    changes.retired.extend(datafiles(&table));
+                    changes.partitions.retain(|(table, _)| *table != id);
+                    version.names.remove_mut(&table.table.name);
+                    version.tables.remove_mut(&id);
+                }
+            }
+        }
+    }
+    fold_epoch(&mut version.epochs, &version.position, &position);
+    version.position = position;
+    version.restart_seq = committed.restart_seq;
+    version.commit_time = committed.commit_time;
+    changes.moved = true;
+    Ok(ended)
+}
+
+/// Whether the history ended with the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) bool);
+
+fn append_rows(
+    version: &mut DatabaseVersion,
+    append: Append,
+    seq: tailrace_wal::Seq,
+    changes: &mut Changes,
+) -> Result<()> {
+    let table = version.tables.get(&append.table);
+    let Some(table) = table.filter(|table| table.table.schema_version == append.schema_version) else {
+        return Err(invalid(&format!("rows are for table {}, which is not there any more", append.table)));
+    };
+    if append.batch.num_rows() == 0 {
+        return Ok(());
+    }
+    let mut table = TableVersion::clone(table);
+    let mut partition = table.partitions.get(&append.key).map(|held| PartitionVersion::clone(held)).unwrap_or_default();
+    push_chunk(&mut partition.chunks, Chunk::new(append.batch, seq, append.first_ordinal))?;
+    table.partitions.insert_mut(append.key.clone(), Arc::new(partition));
+    version.tables.insert_mut(append.table, Arc::new(table));
+    changes.partitions.insert((append.table, append.key));
+    Ok(())
+}
+
+/// Takes all tables out of a version.
+pub(crate) fn retire_all(version: &mut DatabaseVersion, changes: &mut Changes) {
+    changes.retired.extend(version.tables().flat_map(|table| datafiles(table)));
+    changes.partitions.clear();
+    version.tables = rpds::HashTrieMapSync::new_sync();
+    version.names = rpds::HashTrieMapSync::new_sync();
+}
+
+fn datafiles(table: &TableVersion) -> Vec<Arc<Datafile>> {
+    table.partitions.values().flat_map(|partition| partition.datafiles.iter().cloned()).collect()
+}
+
+/// The epoch list is a fold of positions.
+pub(crate) fn fold_epoch(
+    epochs: &mut Vec<EpochEntry>,
+    before: &tailrace_wal::Position,
+    after: &tailrace_wal::Position,
+) {
+    if epochs.last().is_none_or(|last| last.epoch != after.epoch) {
+        epochs.push(EpochEntry { epoch: after.epoch, first_seq: after.seq, chain_before: before.chain });
+    }
+}
+
+/// A transaction as task lists show it; `version` is the one before it. The caller adds the group.
+pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> TaskInfo {
+    let mut tables: Vec<(TableId, String)> = Vec::new();
+    let mut add = |id: TableId, name: &str| {
+        if !tables.iter().any(|(known, _)| *known == id) {
+            tables.push((id, name.to_owned()));
+        }
+    };
+    let name = |id: TableId| version.table_by_id(id).map_or("", |table| table.table.name.as_str());
+    for effect in &committed.effects {
+        match effect {
+            Effect::Append(append) => add(append.table, name(append.table)),
+            Effect::CreateTable(table) => add(table.id, &table.name),
+            Effect::DropTable(id) => add(*id, name(*id)),
+            Effect::CreateDatabase(_) | Effect::DropDatabase => {}
+        }
+    }
+    let code = committed.directories.iter().flat_map(|directory| &directory.parts).next().map(|part| part.operation);
+    TaskInfo {
+        seq: committed.position.seq,
+        group: committed.position.seq,
+        operation: code.and_then(Operation::from_code).unwrap_or(Operation::Append),
+        commit_time: committed.commit_time,
+        tables,
+        rows: committed.rows(),
+        bytes: committed.bytes,
+    }
+}
+
+fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) -> Result<()> {
+    chunks.push(Arc::new(chunk));
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Background work: flushes when they are due, idle transactions, pins, files that nothing names.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tailrace_wal::PinStatus;
+
+use crate::{
+    Engine, EngineError,
+    garbage::{self, GarbageReceiver},
+    manifest::{Edit, PinRecord},
+};
+
+/// How often ages are looked at and moved pins are written.
+const TICK: Duration = Duration::from_secs(1);
+/// First pause after a failed flush; it doubles up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Starts the tasks of an engine. They hold it weakly: an engine that is dropped without shutdown goes away.
+pub(crate) fn start(engine: &Arc<Engine>, garbage: GarbageReceiver) {
+    let spawn = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let stopping = engine.stopping.clone();
+        engine.background.spawn(async move { stopping.run_until_cancelled(work).await });
+    };
+    spawn(Box::pin(flush_when_due(Arc::downgrade(engine))));
+    spawn(Box::pin(housekeeping(Arc::downgrade(engine))));
+    spawn(Box::pin(garbage::collect(garbage, engine.store.clone())));
+}
+
+async fn flush_when_due(engine: Weak<Engine>) {
+    let mut pause = RETRY;
+    loop {
+        let Some(strong) = engine.upgrade() else { return };
+        let due = strong.memtable.due(strong.clock.monotonic(), strong.config.flush_age);
+        if due {
+            match strong.flush().await {
+                Ok(_) => pause = RETRY,
+                Err(EngineError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(%error, retry_in = ?pause, "the flush failed; rows stay in memory and in the log");
+                    drop(strong);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+            continue;
+        }
+        let full = strong.memtable.full.clone();
+        drop(strong);
+        tokio::select! {
+            () = full.notified() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+async fn housekeeping(engine: Weak<Engine>) {
+    let mut written: Option<Vec<PinRecord>> = None;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(engine) = engine.upgrade() else { return };
+        for idle in engine.open.doom_idle(engine.clock.monotonic(), engine.config.transaction_max_age) {
+            tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
+            engine.abort_transaction(idle.history, idle.number).await;
+        }
+        let pins: Vec<PinRecord> = engine.log.pins().iter().map(pin_record).collect();
+        if written.as_ref() != Some(&pins) {
+            match engine.manifest.append(Edit::Pins(pins.clone())).await {
+                Ok(()) => written = Some(pins),
+                Err(error) => tracing::warn!(%error, "moved pins were not written; they are tried again"),
+            }
+        }
+    }
+}
+
+fn pin_record(pin: &PinStatus) -> PinRecord {
+    PinRecord { key: pin.key.clone(), acknowledged: pin.acknowledged, applied: pin.applied, restart: pin.restart }
+}

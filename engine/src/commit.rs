@@ -1,0 +1,296 @@
+//! Commit: append, apply, acknowledge.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tailrace_wal::{
+    Appending, Directory, FragmentNumber, Lsn, Part, Payload, PayloadHash, Persistence, Record, RecordKind,
+    TransactionNumber, Written,
+};
+
+use crate::{
+    CommitOptions, DatabaseVersion, Durability, Engine, EngineError, Receipt, Result, SystemFact, TableId,
+    admission::{Admission, SeenTable},
+    database::Database,
+    effect::{Committed, Effect},
+    open_transactions::Registration,
+    system::encode_facts,
+};
+
+/// A transaction of rows that is complete and not committed.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) database: Arc<Database>,
+    pub(crate) tables: BTreeMap<TableId, SeenTable>,
+    pub(crate) effects: Vec<Effect>,
+    /// Parts that are in no fragment.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) rows: u64,
+    pub(crate) fragments: Option<Fragments>,
+}
+
+/// What a transaction has written before its commit.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    pub(crate) number: TransactionNumber,
+    pub(crate) hashes: Vec<PayloadHash>,
+    pub(crate) directories: Vec<Directory>,
+    pub(crate) bytes: u64,
+    /// Fragments that the writer has not taken yet, as far as known.
+    pub(crate) appending: Vec<Appending>,
+    pub(crate) registration: Registration,
+}
+
+impl Fragments {
+    /// Waits until all fragments are written: a commit must not name one that is not.
+    pub(crate) async fn written(&mut self) -> Result<()> {
+        for mut appending in self.appending.drain(..) {
+            appending.written().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Commits a transaction of rows. On an error before the append, fragments are followed by an abort record.
+    pub(crate) async fn commit(self: Arc<Self>, sealed: Sealed, options: CommitOptions) -> Result<Receipt> {
+        let database = sealed.database.clone();
+        let durability = options.durability.unwrap_or(match self.config.persistence {
+            Persistence::Sync => Durability::Durable,
+            Persistence::Async => Durability::Written,
+        });
+        let claim = match &options.idempotency_key {
+            None => None,
+            Some(key) => match database.keys.claim(key).await? {
+                Ok(claim) => Some(claim),
+                Err(receipt) => {
+                    self.abort_fragments(&database, sealed.fragments).await;
+                    if durability == Durability::Durable {
+                        self.wait_durable(&receipt).await?;
+                    }
+                    return Ok(receipt);
+                }
+            },
+        };
+        let (appending, receipt) = self.commit_sealed(sealed, &options, durability).await?;
+        drop(claim);
+        if durability == Durability::Durable {
+            appending.durable().await.map_err(|source| indeterminate(&receipt, source))?;
+        }
+        Ok(receipt)
+    }
+
+    async fn commit_sealed(
+        self: &Arc<Self>,
+        mut sealed: Sealed,
+        options: &CommitOptions,
+        durability: Durability,
+    ) -> Result<(Appending, Receipt)> {
+        let database = sealed.database.clone();
+        self.memtable.room().await;
+        if let Some(fragments) = &mut sealed.fragments
+            && let Err(error) = fragments.written().await
+        {
+            self.abort_fragments(&database, sealed.fragments).await;
+            return Err(error);
+        }
+        let admission = match self.admit_commit(&database, &sealed.tables).await {
+            Ok(admission) => admission,
+            Err(error) => {
+                self.abort_fragments(&database, sealed.fragments).await;
+                return Err(error);
+            }
+        };
+        let hashes = sealed.fragments.as_mut().map(|fragments| std::mem::take(&mut fragments.hashes));
+        let payload = Payload::new(sealed.parts, hashes.unwrap_or_default(), options.idempotency_key.clone())?;
+        let mut directories: Vec<Directory> =
+            sealed.fragments.as_mut().map(|fragments| std::mem::take(&mut fragments.directories)).unwrap_or_default();
+        let written_before = sealed.fragments.as_ref().map_or(0, |fragments| fragments.bytes);
+        let record = Record {
+            history: database.id,
+            kind: RecordKind::Commit,
+            transaction: sealed.fragments.as_ref().map(|fragments| fragments.number),
+            fragment: FragmentNumber(u32::try_from(directories.len()).unwrap_or(u32::MAX)),
+            payload,
+        };
+        directories.push(record.payload.directory.clone());
+        let bytes = written_before + record.payload.encoded_len() as u64;
+        let persistence = match durability {
+            Durability::Durable => Persistence::Sync,
+            Durability::Written => Persistence::Async,
+        };
+        let (appending, written) = self
+            .append_and_apply(&database, record, persistence, Body { effects: sealed.effects, directories, bytes })
+            .await?;
+        drop(admission);
+        Ok((appending, receipt(&written, sealed.rows)))
+    }
+
+    /// Commits DDL that was admitted, and waits until it is durable.
+    pub(crate) async fn commit_ddl(
+        &self,
+        database: &Arc<Database>,
+        admission: Admission,
+        part: Part,
+        effect: Effect,
+    ) -> Result<Receipt> {
+        let payload = Payload::new(vec![part], Vec::new(), None)?;
+        let body = Body {
+            effects: vec![effect],
+            directories: vec![payload.directory.clone()],
+            bytes: payload.encoded_len() as u64,
+        };
+        let record = Record {
+            history: database.id,
+            kind: RecordKind::Commit,
+            transaction: None,
+            fragment: FragmentNumber(0),
+            payload,
+        };
+        let (appending, written) = self.append_and_apply(database, record, Persistence::Sync, body).await?;
+        drop(admission);
+        let receipt = receipt(&written, 0);
+        appending.durable().await.map_err(|source| indeterminate(&receipt, source))?;
+        Ok(receipt)
+    }
+
+    /// Appends an admitted record and applies it in its turn. The caller holds its [`Admission`] until this returns.
+    async fn append_and_apply(
+        &self,
+        database: &Arc<Database>,
+        record: Record,
+        persistence: Persistence,
+        body: Body,
+    ) -> Result<(Appending, Written)> {
+        let mut appending = self.log.append(record, persistence).await?;
+        let written = appending.written().await?;
+        self.apply_all(
+            database,
+            [Committed {
+                lsn: written.lsn,
+                position: written.position,
+                restart_seq: written.restart_seq,
+                commit_time: written.commit_time,
+                effects: body.effects,
+                directories: body.directories,
+                bytes: body.bytes,
+                skipped: false,
+            }],
+        );
+        database.applied(written.position.seq).await?;
+        Ok((appending, written))
+    }
+
+    /// Applies transactions in their turn and tells whoever watches.
+    pub(crate) fn apply_all(&self, database: &Arc<Database>, committed: impl IntoIterator<Item = Committed>) {
+        let outcome = database.apply(committed, |version, ended| self.publish(version, ended));
+        if outcome.bytes > 0 {
+            self.memtable.add(outcome.bytes, self.clock.monotonic());
+        }
+        if let Some(reason) = &outcome.failed {
+            tracing::error!(database = database.name, reason, "database stopped");
+        }
+        if outcome.ended {
+            // Known as ended at once; the fact's own record follows.
+            self.system.lock().fold(ended_fact(&database.version()));
+            self.databases.write().remove(&database.id);
+            let files = std::mem::take(&mut database.applying.lock().changes.retired);
+            self.retired.lock().push((database.id, files));
+        }
+        if outcome.version.is_some() {
+            self.applied_changed();
+        }
+        if outcome.ended || outcome.failed.is_some() {
+            self.databases_changed();
+        }
+    }
+
+    /// Appends facts to the system history and folds them; durable on return.
+    pub(crate) async fn record_facts(&self, facts: Vec<SystemFact>) -> Result<()> {
+        self.check_open()?;
+        let _one_at_a_time = self.system_writing.lock().await;
+        let gate = self.gate.read().await;
+        let history = self.system.lock().position.history;
+        let record = Record {
+            history,
+            kind: RecordKind::Commit,
+            transaction: None,
+            fragment: FragmentNumber(0),
+            payload: encode_facts(&facts)?,
+        };
+        let mut appending = self.log.append(record, Persistence::Sync).await?;
+        let written = appending.written().await?;
+        {
+            let mut system = self.system.lock();
+            facts.into_iter().for_each(|fact| system.fold(fact));
+            system.advance(written.lsn, written.position, written.restart_seq, written.commit_time);
+        }
+        drop(gate);
+        appending.durable().await?;
+        Ok(())
+    }
+
+    /// Ends a transaction that has written fragments. Best effort: a start aborts what is left open.
+    pub(crate) async fn abort_fragments(&self, database: &Arc<Database>, fragments: Option<Fragments>) {
+        if let Some(fragments) = fragments {
+            self.abort_transaction(database.id, fragments.number).await;
+            drop(fragments.registration);
+        }
+    }
+
+    /// Writes an abort record.
+    pub(crate) async fn abort_transaction(&self, history: tailrace_wal::HistoryId, number: TransactionNumber) {
+        let record = Record {
+            history,
+            kind: RecordKind::Abort,
+            transaction: Some(number),
+            fragment: FragmentNumber(0),
+            payload: Payload::empty(),
+        };
+        let result = match self.log.append(record, Persistence::Async).await {
+            Ok(mut appending) => appending.written().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%history, transaction = %number, %error, "no abort record was written; the next start does it");
+        }
+    }
+
+    /// Waits until an LSN is durable.
+    async fn wait_durable(&self, receipt: &Receipt) -> Result<()> {
+        let mut durable = self.log.durable();
+        let reached = durable.wait_for(|durable| *durable >= receipt.lsn).await.map(drop);
+        reached.map_err(|_| indeterminate(receipt, tailrace_wal::LogError::Closed))
+    }
+
+    /// Makes everything up to `lsn` durable.
+    pub(crate) async fn sync_upto(&self, lsn: Lsn) -> Result<()> {
+        if self.log.status().durable < lsn {
+            self.log.sync().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The fact that a database has ended where it stands.
+pub(crate) fn ended_fact(version: &DatabaseVersion) -> SystemFact {
+    SystemFact::Ended {
+        history: version.id,
+        name: version.name.clone(),
+        end: version.position,
+        epochs: version.epochs.clone(),
+    }
+}
+
+struct Body {
+    effects: Vec<Effect>,
+    directories: Vec<Directory>,
+    bytes: u64,
+}
+
+fn receipt(written: &Written, rows: u64) -> Receipt {
+    Receipt { position: written.position, lsn: written.lsn, commit_time: written.commit_time, rows }
+}
+
+fn indeterminate(receipt: &Receipt, source: tailrace_wal::LogError) -> EngineError {
+    EngineError::Indeterminate { position: Box::new(receipt.position), source }
+}

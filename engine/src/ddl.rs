@@ -1,0 +1,149 @@
+//! DDL and switches: changes of catalog and facts.
+
+use std::sync::Arc;
+
+use tailrace_wal::{CommitTime, HistoryEnd, HistoryId, Part, Position, Seq};
+
+use crate::{
+    CreateDatabase, DatabaseVersion, Engine, EngineError, Operation, Receipt, ReplicationSwitches, Result, Role,
+    SystemFact, Table, TableDefinition, TableId, check_name, commit::ended_fact, database::Database, effect::Effect,
+    system::body_entry,
+};
+
+impl Engine {
+    pub(crate) async fn create_database_here(self: Arc<Self>, name: String) -> Result<Receipt> {
+        check_name("database", &name)?;
+        let _names = self.names.lock().await;
+        if self.versions.load().contains_key(&name) {
+            return Err(EngineError::AlreadyExists { kind: "database", name });
+        }
+        let id = HistoryId::random();
+        self.log.open_history(HistoryEnd { position: Position::start(id), commit_time: CommitTime::default() })?;
+        // Nobody knows the database before its first record is applied.
+        let database = Arc::new(Database::new(
+            Arc::new(empty_version(id, name.clone(), Role::Primary)),
+            self.log.status().appended,
+        ));
+        self.databases.write().insert(id, database.clone());
+        let body = CreateDatabase { name };
+        let committed = async {
+            let admission = self.admit_ddl(&database, None).await?;
+            let part = body_part(Operation::CreateDatabase, TableId(0), Some(&body))?;
+            self.commit_ddl(&database, admission, part, Effect::CreateDatabase(body)).await
+        }
+        .await;
+        if database.version().position.seq == Seq::ZERO {
+            self.databases.write().remove(&id);
+        }
+        self.databases_changed();
+        committed
+    }
+
+    pub(crate) async fn drop_database_here(self: Arc<Self>, name: String) -> Result<Receipt> {
+        let _names = self.names.lock().await;
+        let database = self.database_named(&name)?;
+        let _ddl = database.ddl.lock().await;
+        let admission = self.admit_end(&database, false).await?;
+        let part = body_part::<()>(Operation::DropDatabase, TableId(0), None)?;
+        let receipt = self.commit_ddl(&database, admission, part, Effect::DropDatabase).await?;
+        // A crash between the two leaves the fact to the next start.
+        self.record_end(&database).await?;
+        Ok(receipt)
+    }
+
+    pub(crate) async fn create_table_here(
+        self: Arc<Self>,
+        database: String,
+        definition: TableDefinition,
+    ) -> Result<Receipt> {
+        let database = self.database_named(&database)?;
+        let _ddl = database.ddl.lock().await;
+        let admission = self.admit_ddl(&database, None).await?;
+        let version = database.version();
+        if version.table(&definition.name).is_some() {
+            return Err(EngineError::AlreadyExists { kind: "table", name: definition.name });
+        }
+        let table = Table::create(version.next_table, definition)?;
+        let part = body_part(Operation::CreateTable, table.id, Some(&table))?;
+        self.commit_ddl(&database, admission, part, Effect::CreateTable(table)).await
+    }
+
+    pub(crate) async fn drop_table_here(self: Arc<Self>, database: String, table: String) -> Result<Receipt> {
+        let database = self.database_named(&database)?;
+        let _ddl = database.ddl.lock().await;
+        let find = || {
+            let found = database.version().table(&table).map(|found| found.table.id);
+            found.ok_or_else(|| EngineError::NotFound { kind: "table", name: table.clone() })
+        };
+        Database::check_writable(&database.version())?;
+        let id = find()?;
+        let admission = self.admit_ddl(&database, Some(id)).await?;
+        let part = body_part::<()>(Operation::DropTable, id, None)?;
+        self.commit_ddl(&database, admission, part, Effect::DropTable(id)).await
+    }
+
+    pub(crate) async fn switch_database(self: Arc<Self>, name: String, on: bool) -> Result<()> {
+        let _names = self.names.lock().await;
+        let database = self.database_named(&name)?;
+        if database.version().replicated == on {
+            return Ok(());
+        }
+        self.record_facts(vec![SystemFact::DatabaseReplication { history: database.id, on }]).await?;
+        database.alter(|version, _| version.replicated = on, |version, ended| self.publish(version, ended));
+        self.databases_changed();
+        Ok(())
+    }
+
+    pub(crate) async fn switch_cluster(self: Arc<Self>, switches: ReplicationSwitches) -> Result<()> {
+        let now = self.replication_switches();
+        let mut facts = Vec::new();
+        if now.primary != switches.primary {
+            facts.push(SystemFact::PrimaryReplication { on: switches.primary });
+        }
+        if now.replica != switches.replica {
+            facts.push(SystemFact::ReplicaReplication { on: switches.replica });
+        }
+        if !facts.is_empty() {
+            self.record_facts(facts).await?;
+            self.databases_changed();
+        }
+        Ok(())
+    }
+
+    /// Puts the end of a database into the system history. Its `DatabaseVersion` is at its end.
+    pub(crate) async fn record_end(&self, database: &Arc<Database>) -> Result<()> {
+        self.record_facts(vec![ended_fact(&database.version())]).await?;
+        self.databases_changed();
+        Ok(())
+    }
+}
+
+/// A database before its first record.
+pub(crate) fn empty_version(id: HistoryId, name: String, role: Role) -> DatabaseVersion {
+    DatabaseVersion {
+        id,
+        name,
+        role,
+        replicated: false,
+        stopped: None,
+        position: Position::start(id),
+        restart_seq: Seq::ZERO,
+        commit_time: CommitTime::default(),
+        epochs: Vec::new(),
+        tables: rpds::HashTrieMapSync::new_sync(),
+        names: rpds::HashTrieMapSync::new_sync(),
+        next_table: TableId(1),
+    }
+}
+
+/// A part that carries a body or nothing.
+fn body_part<T: serde::Serialize>(operation: Operation, table: TableId, body: Option<&T>) -> Result<Part> {
+    let pieces = match body {
+        None => Vec::new(),
+        Some(body) => {
+            let bytes = serde_json::to_vec(body).map_err(|error| EngineError::Invalid(error.to_string()))?;
+            vec![bytes.into()]
+        }
+    };
+    Ok(Part::new(body_entry(operation, table), pieces)?)
+}

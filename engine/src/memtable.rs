@@ -1,0 +1,131 @@
+//! The memtable's size and age: when to flush, and when writers wait.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+/// Bytes in chunks that are in no datafile yet. The chunks themselves are in the versions.
+#[derive(Debug)]
+pub(crate) struct Memtable {
+    budget: u64,
+    state: Mutex<State>,
+    bytes: watch::Sender<u64>,
+    /// Woken when the budget is reached.
+    pub(crate) full: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: u64,
+    frozen: u64,
+    /// Monotonic time of the oldest transaction that is not flushed.
+    oldest: Option<Duration>,
+    oldest_frozen: Option<Duration>,
+}
+
+impl Memtable {
+    pub(crate) fn new(budget: u64) -> Self {
+        Self { budget, state: Mutex::default(), bytes: watch::Sender::new(0), full: Arc::default() }
+    }
+
+    /// A transaction was applied.
+    pub(crate) fn add(&self, bytes: u64, now: Duration) {
+        let total = {
+            let mut state = self.state.lock();
+            state.bytes += bytes;
+            state.oldest.get_or_insert(now);
+            state.bytes
+        };
+        self.bytes.send_replace(total);
+        if total >= self.budget {
+            self.full.notify_one();
+        }
+    }
+
+    /// A flush takes everything that is applied now.
+    pub(crate) fn freeze(&self) {
+        let mut state = self.state.lock();
+        state.frozen = state.bytes;
+        state.oldest_frozen = state.oldest.take();
+    }
+
+    /// The flush is in the manifest.
+    pub(crate) fn flushed(&self) {
+        let total = {
+            let mut state = self.state.lock();
+            state.bytes -= state.frozen;
+            state.frozen = 0;
+            state.oldest_frozen = None;
+            state.bytes
+        };
+        self.bytes.send_replace(total);
+    }
+
+    /// The flush failed: all is as it was.
+    pub(crate) fn thaw(&self) {
+        let mut state = self.state.lock();
+        state.frozen = 0;
+        state.oldest = state.oldest_frozen.take().or(state.oldest);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// Whether a flush is due.
+    pub(crate) fn due(&self, now: Duration, age: Duration) -> bool {
+        let state = self.state.lock();
+        state.bytes >= self.budget || state.oldest.is_some_and(|oldest| now.saturating_sub(oldest) >= age)
+    }
+
+    /// Waits while the memtable is at twice its budget.
+    pub(crate) async fn room(&self) {
+        let limit = self.budget.saturating_mul(2);
+        let mut bytes = self.bytes.subscribe();
+        if *bytes.borrow_and_update() >= limit {
+            self.full.notify_one();
+            // The sender lives as long as `self`.
+            let _ = bytes.wait_for(|bytes| *bytes < limit).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_during_a_flush_stays_counted() {
+        let memtable = Memtable::new(100);
+        memtable.add(60, Duration::from_secs(1));
+        memtable.freeze();
+        memtable.add(10, Duration::from_secs(2));
+        memtable.flushed();
+        assert_eq!(memtable.bytes(), 10);
+        assert!(memtable.due(Duration::from_secs(12), Duration::from_secs(10)));
+        assert!(!memtable.due(Duration::from_secs(11), Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_failed_flush_keeps_the_age() {
+        let memtable = Memtable::new(100);
+        memtable.add(60, Duration::from_secs(1));
+        memtable.freeze();
+        memtable.add(10, Duration::from_secs(2));
+        memtable.thaw();
+        assert_eq!(memtable.bytes(), 70);
+        assert!(memtable.due(Duration::from_secs(11), Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn writers_wait_at_twice_the_budget() {
+        let memtable = Memtable::new(100);
+        memtable.add(200, Duration::ZERO);
+        let mut waiting = Box::pin(memtable.room());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        memtable.freeze();
+        memtable.flushed();
+        waiting.await;
+    }
+}

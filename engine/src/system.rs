@@ -1,0 +1,194 @@
+//! The system history: this cluster's own facts, folded.
+
+use std::collections::BTreeMap;
+
+use tailrace_wal::{CommitTime, HistoryId, Lsn, Part, PartEntry, PartHash, Payload, Position, Seq};
+
+use crate::{
+    EngineError, EpochEntry, Operation, ReplicationSwitches, Result, Role, SystemFact, apply::fold_epoch,
+    effect::invalid,
+};
+
+/// Its name where others have a database's.
+pub(crate) const SYSTEM_HISTORY: &str = "system";
+
+/// The fold of the system history at one position.
+#[derive(Debug, Clone)]
+pub(crate) struct System {
+    pub(crate) position: Position,
+    pub(crate) restart_seq: Seq,
+    pub(crate) commit_time: CommitTime,
+    pub(crate) epochs: Vec<EpochEntry>,
+    pub(crate) applied: Lsn,
+    pub(crate) switches: ReplicationSwitches,
+    replicated: BTreeMap<HistoryId, bool>,
+    follows: BTreeMap<HistoryId, Follows>,
+    pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
+    /// Since the last flush.
+    pub(crate) moved: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Follows {
+    name: String,
+    primary: String,
+}
+
+/// A history that ended with DROP DATABASE.
+#[derive(Debug, Clone)]
+pub(crate) struct EndedHistory {
+    pub(crate) name: String,
+    pub(crate) end: Position,
+    pub(crate) epochs: Vec<EpochEntry>,
+}
+
+impl System {
+    /// Before the first fact.
+    pub(crate) fn new(id: HistoryId) -> Self {
+        Self {
+            position: Position::start(id),
+            restart_seq: Seq::ZERO,
+            commit_time: CommitTime::default(),
+            epochs: Vec::new(),
+            applied: Lsn::ZERO,
+            switches: ReplicationSwitches { primary: true, replica: true },
+            replicated: BTreeMap::new(),
+            follows: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            moved: false,
+        }
+    }
+
+    /// What this cluster is to a history.
+    pub(crate) fn role(&self, history: HistoryId) -> Role {
+        match self.follows.get(&history) {
+            Some(follows) => Role::Replica { primary: follows.primary.clone() },
+            None => Role::Primary,
+        }
+    }
+
+    /// Whether a history's replication is switched on.
+    pub(crate) fn replicated(&self, history: HistoryId) -> bool {
+        self.replicated.get(&history).copied().unwrap_or(false)
+    }
+
+    /// Followed histories that have not ended, with their names.
+    pub(crate) fn followed(&self) -> impl Iterator<Item = (HistoryId, &str)> {
+        let live = self.follows.iter().filter(|(id, _)| !self.ended.contains_key(id));
+        live.map(|(id, follows)| (*id, follows.name.as_str()))
+    }
+
+    /// Takes one fact.
+    pub(crate) fn fold(&mut self, fact: SystemFact) {
+        match fact {
+            SystemFact::DatabaseReplication { history, on } => {
+                self.replicated.insert(history, on);
+            }
+            SystemFact::PrimaryReplication { on } => self.switches.primary = on,
+            SystemFact::ReplicaReplication { on } => self.switches.replica = on,
+            SystemFact::Follows { history, name, primary } => {
+                self.follows.insert(history, Follows { name, primary });
+            }
+            SystemFact::Ended { history, name, end, epochs } => {
+                self.replicated.remove(&history);
+                self.ended.insert(history, EndedHistory { name, end, epochs });
+            }
+        }
+    }
+
+    /// A record of the history was written.
+    pub(crate) fn advance(&mut self, lsn: Lsn, position: Position, restart_seq: Seq, commit_time: CommitTime) {
+        fold_epoch(&mut self.epochs, &self.position, &position);
+        self.position = position;
+        self.restart_seq = restart_seq;
+        self.commit_time = commit_time;
+        self.applied = lsn;
+        self.moved = true;
+    }
+
+    /// The shortest list of facts that folds into this.
+    pub(crate) fn facts(&self) -> Vec<SystemFact> {
+        let mut facts = vec![
+            SystemFact::PrimaryReplication { on: self.switches.primary },
+            SystemFact::ReplicaReplication { on: self.switches.replica },
+        ];
+        facts.extend(self.follows.iter().map(|(history, follows)| SystemFact::Follows {
+            history: *history,
+            name: follows.name.clone(),
+            primary: follows.primary.clone(),
+        }));
+        facts.extend(
+            self.replicated.iter().map(|(history, on)| SystemFact::DatabaseReplication { history: *history, on: *on }),
+        );
+        facts.extend(self.ended.iter().map(|(history, ended)| SystemFact::Ended {
+            history: *history,
+            name: ended.name.clone(),
+            end: ended.end,
+            epochs: ended.epochs.clone(),
+        }));
+        facts
+    }
+}
+
+/// The record of some facts.
+pub(crate) fn encode_facts(facts: &[SystemFact]) -> Result<Payload> {
+    let parts = facts.iter().map(|fact| {
+        let body = serde_json::to_vec(fact).map_err(|error| EngineError::Invalid(format!("system fact: {error}")))?;
+        Ok(Part::new(body_entry(Operation::System, crate::TableId(0)), vec![body.into()])?)
+    });
+    Ok(Payload::new(parts.collect::<Result<Vec<_>>>()?, Vec::new(), None)?)
+}
+
+/// The facts of a record.
+pub(crate) fn decode_facts(payload: &Payload) -> Result<Vec<SystemFact>> {
+    let entries = payload.directory.parts.iter().enumerate();
+    let facts = entries.map(|(index, entry)| {
+        if Operation::from_code(entry.operation) != Some(Operation::System) {
+            return Err(invalid(&format!("operation {} in the system history", entry.operation)));
+        }
+        serde_json::from_slice(&payload.part_bytes(index)).map_err(|error| invalid(&format!("system fact: {error}")))
+    });
+    facts.collect()
+}
+
+/// The entry of a part without rows.
+pub(crate) fn body_entry(operation: Operation, table: crate::TableId) -> PartEntry {
+    PartEntry {
+        table: table.0,
+        schema_version: 0,
+        operation: operation.code(),
+        first_ordinal: 0,
+        rows: 0,
+        length: 0,
+        hash: PartHash::default(),
+        partition: bytes::Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_fold_into_what_they_came_from() {
+        let (followed, ended) = (HistoryId::random(), HistoryId::random());
+        let mut system = System::new(HistoryId::random());
+        system.fold(SystemFact::ReplicaReplication { on: false });
+        system.fold(SystemFact::Follows { history: followed, name: "market".into(), primary: "a".into() });
+        system.fold(SystemFact::DatabaseReplication { history: followed, on: true });
+        system.fold(SystemFact::DatabaseReplication { history: ended, on: true });
+        system.fold(SystemFact::Ended {
+            history: ended,
+            name: "old".into(),
+            end: Position::start(ended),
+            epochs: Vec::new(),
+        });
+        let mut again = System::new(system.position.history);
+        system.facts().into_iter().for_each(|fact| again.fold(fact));
+        assert_eq!(again.facts(), system.facts());
+        assert_eq!(again.role(followed), Role::Replica { primary: "a".into() });
+        assert!(again.replicated(followed) && !again.replicated(ended));
+        assert_eq!(again.switches, ReplicationSwitches { primary: true, replica: false });
+        assert_eq!(again.ended.len(), 1);
+    }
+}

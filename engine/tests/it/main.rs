@@ -1,0 +1,5 @@
+//! The engine through its public face, on real files.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod basic;
+mod support;

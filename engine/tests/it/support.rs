@@ -1,0 +1,139 @@
+//! Nodes, tables and rows for the tests.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use arrow_array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, cast::AsArray,
+    types::Int64Type,
+};
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use tailrace_engine::{
+    Chunk, ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, Receipt, StartReport, TableDefinition,
+    Version, partition::Transform,
+};
+use tailrace_wal::{SystemClock, SystemDisk};
+
+/// One day in microseconds.
+pub const DAY: i64 = 24 * 3600 * 1_000_000;
+
+pub fn config(dir: &Path) -> EngineConfig {
+    let mut config = EngineConfig::new(dir);
+    // Flushes happen where a test asks for them.
+    config.flush_age = std::time::Duration::from_secs(3600);
+    config
+}
+
+pub async fn open(dir: &Path) -> Arc<Engine> {
+    open_with(config(dir)).await.0
+}
+
+pub async fn open_with(config: EngineConfig) -> (Arc<Engine>, StartReport) {
+    Engine::open(config, EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() }).await.unwrap()
+}
+
+/// `market.bars`-like table: partitioned by day of `at`.
+pub fn bars(name: &str) -> TableDefinition {
+    let column = |name: &str, data_type, nullable| ColumnDefinition { name: name.to_owned(), data_type, nullable };
+    TableDefinition {
+        name: name.to_owned(),
+        columns: vec![
+            column("id", DataType::Int64, false),
+            column("at", DataType::Timestamp(TimeUnit::Microsecond, None), false),
+            column("price", DataType::Float64, true),
+            column("note", DataType::Utf8, true),
+        ],
+        partition_by: vec![(Transform::Day, "at".to_owned())],
+        order_by: vec!["id".to_owned(), "at".to_owned()],
+    }
+}
+
+/// Rows with these ids; row `i` lies on day `i % days`.
+pub fn rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), false),
+        Field::new("price", DataType::Float64, true),
+        Field::new("note", DataType::Utf8, true),
+    ]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids.clone())),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(ids.clone().map(|id| (id % days) * DAY + id % 1000))),
+        Arc::new(Float64Array::from_iter(ids.clone().map(|id| (id % 7 != 0).then_some(id as f64 / 3.0)))),
+        Arc::new(StringArray::from_iter(ids.map(|id| (id % 5 != 0).then(|| format!("note {id}"))))),
+    ];
+    RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+}
+
+pub async fn insert(engine: &Arc<Engine>, table: &str, batch: RecordBatch) -> Receipt {
+    let mut transaction = engine.begin("market").unwrap();
+    transaction.append(table, batch).await.unwrap();
+    transaction.commit(CommitOptions::default()).await.unwrap()
+}
+
+/// `market` with one table `bars`.
+pub async fn market(engine: &Arc<Engine>) {
+    engine.create_database("market").await.unwrap();
+    engine.create_table("market", bars("bars")).await.unwrap();
+}
+
+/// All rows of a table as (seq, ordinal) → (id, note), from memory and files. Doubled identities fail.
+pub async fn contents(
+    engine: &Arc<Engine>,
+    version: &Version,
+    table: &str,
+) -> BTreeMap<(u64, u64), (i64, Option<String>)> {
+    let mut found = BTreeMap::new();
+    let mut add = |identity, row| assert!(found.insert(identity, row).is_none(), "row {identity:?} twice");
+    let Some(table) = version.database("market").and_then(|database| database.table(table)) else { return found };
+    let mut expected = 0;
+    for (_, partition) in table.partitions() {
+        expected += partition.rows();
+        for chunk in &partition.chunks {
+            for (identity, row) in chunk_rows(chunk) {
+                add(identity, row);
+            }
+        }
+        for file in &partition.datafiles {
+            let path = file.path().object_path().unwrap();
+            use object_store::ObjectStoreExt as _;
+            let bytes = engine.store().get(&path).await.unwrap().bytes().await.unwrap();
+            let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
+            for batch in reader.build().unwrap() {
+                let batch = batch.unwrap();
+                let number = |name: &str, row| {
+                    batch.column_by_name(name).unwrap().as_primitive::<arrow_array::types::UInt64Type>().value(row)
+                };
+                for row in 0..batch.num_rows() {
+                    add((number("_seq", row), number("_ordinal", row)), row_of(&batch, row));
+                }
+            }
+        }
+    }
+    assert_eq!(found.len() as u64, expected);
+    found
+}
+
+fn chunk_rows(chunk: &Chunk) -> Vec<((u64, u64), (i64, Option<String>))> {
+    let mut found = Vec::new();
+    for (index, run) in chunk.identities.iter().enumerate() {
+        let end = chunk.identities.get(index + 1).map_or(chunk.batch.num_rows(), |next| next.start);
+        for row in run.start..end {
+            let ordinal = run.first_ordinal.0 + (row - run.start) as u64;
+            found.push(((run.seq.0, ordinal), row_of(&chunk.batch, row)));
+        }
+    }
+    found
+}
+
+fn row_of(batch: &RecordBatch, row: usize) -> (i64, Option<String>) {
+    let note = batch.column(3).as_string::<i32>();
+    let note = (!note.is_null(row)).then(|| note.value(row).to_owned());
+    (batch.column(0).as_primitive::<Int64Type>().value(row), note)
+}
+
+/// The ids in a table, sorted.
+pub async fn ids(engine: &Arc<Engine>, table: &str) -> Vec<i64> {
+    let mut ids: Vec<i64> = contents(engine, &engine.version(), table).await.values().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    ids
+}
