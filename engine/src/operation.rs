@@ -1,9 +1,32 @@
 //! What a part does: operation codes and the bodies of those that carry no rows.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position};
 
-use crate::{EpochEntry, Table, TableId};
+use crate::{EngineError, EpochEntry, Result, Table};
+
+/// Longest body, bytes: a table of 4096 columns with the longest names takes less.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Encodes a body.
+pub(crate) fn encode_body<T: Serialize>(body: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(body).map_err(|error| EngineError::Invalid(format!("a record cannot be encoded: {error}")))
+}
+
+/// Decodes the body of an operation. Fields that this version does not know are refused by name: what they ask for
+/// would otherwise be left undone in silence.
+pub(crate) fn decode_body<T: DeserializeOwned>(operation: Operation, bytes: &[u8]) -> Result<T> {
+    let wrong = |reason: String| {
+        let name = operation.name();
+        EngineError::Invalid(format!(
+            "the body of {name} cannot be read: {reason}; if a newer node wrote it, upgrade this one"
+        ))
+    };
+    if bytes.len() > BODY_BYTES_MAX {
+        return Err(wrong(format!("it has {} bytes, {BODY_BYTES_MAX} are allowed", bytes.len())));
+    }
+    serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))
+}
 
 /// What a transaction does, for task lists and apply; the code stands in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +47,7 @@ pub enum Operation {
 
 /// Body of [`Operation::CreateDatabase`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CreateDatabase {
     /// Name now.
     pub name: String,
@@ -34,7 +58,7 @@ pub type CreateTable = Table;
 
 /// A fact of this cluster, in its system history; never fed to another cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
+#[serde(tag = "fact", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SystemFact {
     /// A database's replication was switched.
     DatabaseReplication {
@@ -114,7 +138,32 @@ impl Operation {
     }
 }
 
-/// The table that an operation concerns, if any.
-pub(crate) fn concerns(table: TableId) -> Option<TableId> {
-    (table.0 != 0).then_some(table)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_come_back() {
+        for code in 0..=u16::MAX {
+            assert!(Operation::from_code(code).is_none_or(|operation| operation.code() == code));
+        }
+    }
+
+    #[test]
+    fn bodies_come_back_and_unknown_fields_are_named() {
+        let body = CreateDatabase { name: "market".into() };
+        let bytes = encode_body(&body).unwrap();
+        assert_eq!(decode_body::<CreateDatabase>(Operation::CreateDatabase, &bytes).unwrap(), body);
+        let newer = br#"{"name":"market","retention":3}"#;
+        let error = decode_body::<CreateDatabase>(Operation::CreateDatabase, newer).unwrap_err().to_string();
+        assert!(error.contains("CREATE_DATABASE") && error.contains("retention"), "{error}");
+
+        let fact = SystemFact::DatabaseReplication { history: HistoryId([7; 16]), on: true };
+        let bytes = encode_body(&fact).unwrap();
+        assert_eq!(decode_body::<SystemFact>(Operation::System, &bytes).unwrap(), fact);
+        let newer = br#"{"fact":"primary_replication","on":true,"more":1}"#;
+        decode_body::<SystemFact>(Operation::System, newer).unwrap_err();
+        let long = vec![b' '; BODY_BYTES_MAX + 1];
+        decode_body::<CreateDatabase>(Operation::CreateDatabase, &long).unwrap_err();
+    }
 }

@@ -51,6 +51,7 @@ pub struct TableDefinition {
 
 /// A column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Column {
     /// Identity, also the Parquet field id.
     pub id: ColumnId,
@@ -64,6 +65,7 @@ pub struct Column {
 
 /// A table as the catalog holds it and as its CREATE record carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Table {
     /// Identity within the history.
     pub id: TableId,
