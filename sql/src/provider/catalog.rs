@@ -6,9 +6,12 @@ use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, SchemaProvider, TableProvider},
     common::Result,
+    prelude::SessionConfig,
 };
 use parking_lot::RwLock;
 use tailrace_engine::{Engine, Version};
+
+use super::table::Table;
 
 /// Session extension: the version that a statement reads. All its tables are read at this one.
 #[derive(Debug, Clone)]
@@ -16,7 +19,7 @@ pub(crate) struct PinnedVersion(pub(crate) Version);
 
 impl PinnedVersion {
     /// The version pinned by a statement's configuration, else the newest.
-    pub(crate) fn of(config: &datafusion::prelude::SessionConfig, engine: &Engine) -> Version {
+    pub(crate) fn of(config: &SessionConfig, engine: &Engine) -> Version {
         config.get_extension::<Self>().map_or_else(|| engine.version(), |pinned| pinned.0.clone())
     }
 }
@@ -73,8 +76,10 @@ impl SchemaProvider for Database {
         names
     }
 
-    async fn table(&self, _name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        Ok(None)
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let version = self.engine.version();
+        let table = version.database(&self.name).and_then(|database| database.table(name));
+        Ok(table.map(|table| Arc::new(Table::new(self.engine.clone(), &self.name, table)) as Arc<dyn TableProvider>))
     }
 
     fn table_exist(&self, name: &str) -> bool {

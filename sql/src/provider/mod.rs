@@ -1,8 +1,18 @@
 //! How DataFusion sees the engine: one catalog, a schema per database, a provider per table.
+//!
+//! A statement pins one version of all databases ([`PinnedVersion`]); [`table`] plans its scans over it: partitions
+//! and datafiles that cannot hold wanted rows are left out ([`pruning`]), the rest are rows in memory ([`hot`]) and
+//! Parquet files ([`cold`]).
 
 mod catalog;
+mod cold;
+mod hot;
+mod pruning;
+mod statistics;
+mod table;
 
 pub(crate) use catalog::{Catalog, PinnedVersion};
+pub(crate) use cold::register_store;
 
 /// The one catalog of a node.
 pub(crate) const CATALOG: &str = "tailrace";

@@ -1,0 +1,59 @@
+//! Errors of the engine and its log.
+
+use tailrace_engine::EngineError;
+use tailrace_wal::LogError;
+
+use crate::SqlError;
+
+impl From<EngineError> for SqlError {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        match error {
+            EngineError::NotFound { kind, .. } => Self::new(
+                match kind {
+                    "database" => "3F000",
+                    "column" => "42703",
+                    _ => "42P01",
+                },
+                text,
+            ),
+            EngineError::AlreadyExists { kind, .. } => Self::new(
+                match kind {
+                    "database" => "42P04",
+                    "column" => "42701",
+                    _ => "42P07",
+                },
+                text,
+            ),
+            EngineError::Invalid(_) => Self::new("22023", text),
+            EngineError::Unsupported(_) => Self::new("0A000", text),
+            EngineError::ReadOnlyReplica { primary, .. } => {
+                Self::new("25006", text).hint(format!("connect to cluster {primary:?} to write; reading works here"))
+            }
+            EngineError::Conflict(_) => Self::new("40001", text).hint("run the transaction again"),
+            EngineError::TransactionAborted(_) => Self::new("25P03", text),
+            EngineError::DatabaseStopped { .. } => Self::new("55000", text),
+            EngineError::Forked(_) => Self::new("XX001", text),
+            EngineError::Indeterminate { .. } => Self::new("40003", text)
+                .hint("restart the node, then look whether the rows are there before you write them again"),
+            EngineError::Log(log) => log.into(),
+            EngineError::Storage { .. } => Self::new("58030", text),
+            EngineError::Closed => Self::new("57P01", text),
+            _ => Self::new("XX000", text),
+        }
+    }
+}
+
+impl From<LogError> for SqlError {
+    fn from(error: LogError) -> Self {
+        let state = match &error {
+            LogError::Full { .. } => "53100",
+            LogError::Poisoned { .. } => "58030",
+            LogError::Corrupt { .. } => "XX001",
+            LogError::Closed => "57P01",
+            LogError::Io { .. } | LogError::Locked { .. } => "58030",
+            _ => "XX000",
+        };
+        Self::new(state, error.to_string())
+    }
+}

@@ -1,0 +1,130 @@
+//! Queries: planned by DataFusion over one pinned version, run as a stream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::StringArray,
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
+    common::{
+        ParamValues, ScalarValue,
+        tree_node::{Transformed, TreeNode},
+    },
+    execution::{SendableRecordBatchStream, SessionState, context::SQLOptions},
+    logical_expr::{Expr, LogicalPlan, expr::Placeholder},
+    physical_plan::{ExecutionPlan, display::DisplayableExecutionPlan, execute_stream},
+    sql::{parser::Statement as DataFusionStatement, sqlparser::ast},
+};
+use futures::TryStreamExt;
+
+use super::settings::rows;
+use crate::{Outcome, Result, Session, SqlError};
+
+/// Plans a query; names are resolved in `state`.
+pub(crate) async fn plan(state: &SessionState, query: &ast::Statement, sql: &str) -> Result<LogicalPlan> {
+    let statement = DataFusionStatement::Statement(Box::new(query.clone()));
+    let plan = state.statement_to_plan(statement).await.map_err(|error| SqlError::planning(error, sql))?;
+    // The parsed statement is a query, but some queries (SELECT INTO) would still write.
+    let reads_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    reads_only.verify_plan(&plan).map_err(|_| SqlError::unsupported("a query that writes, such as SELECT INTO"))?;
+    Ok(plan)
+}
+
+/// Types of `$1` to `$count`, where the plan tells.
+pub(crate) fn parameter_types(plan: &LogicalPlan, count: usize) -> Result<Vec<Option<DataType>>> {
+    let types: BTreeMap<_, _> = plan.get_parameter_types()?.into_iter().collect();
+    Ok((1..=count).map(|number| types.get(&format!("${number}")).cloned().flatten()).collect())
+}
+
+/// Puts values in the place of parameters, each cast to the type that the plan wants there.
+pub(crate) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue], count: usize) -> Result<LogicalPlan> {
+    if parameters.len() < count {
+        return Err(SqlError::new("08P01", format!("{count} parameters are wanted, {} are there", parameters.len())));
+    }
+    if count == 0 {
+        return Ok(plan);
+    }
+    let types = parameter_types(&plan, count)?;
+    let values = parameters
+        .iter()
+        .zip(types)
+        .map(|(value, wanted)| match wanted {
+            Some(wanted) if wanted != value.data_type() => value.cast_to(&wanted),
+            _ => Ok(value.clone()),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(plan.with_param_values(ParamValues::from(values))?)
+}
+
+/// Puts values in the place of parameters in one expression.
+pub(crate) fn bind(expr: Expr, parameters: &[ScalarValue]) -> Result<Expr> {
+    let bound = expr.transform(|expr| match &expr {
+        Expr::Placeholder(Placeholder { id, .. }) => {
+            let number = id.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+            match number.and_then(|number| parameters.get(number.checked_sub(1)?)) {
+                Some(value) => Ok(Transformed::yes(Expr::Literal(value.clone(), None))),
+                None => datafusion::common::plan_err!("there is no parameter {id}"),
+            }
+        }
+        _ => Ok(Transformed::no(expr)),
+    })?;
+    Ok(bound.data)
+}
+
+/// Plans and starts a query.
+pub(crate) async fn start(
+    session: &Session,
+    query: &ast::Statement,
+    sql: &str,
+    parameters: &[ScalarValue],
+    count: usize,
+) -> Result<SendableRecordBatchStream> {
+    let state = session.planning_state();
+    let plan = with_parameters(plan(&state, query, sql).await?, parameters, count)?;
+    let physical = physical(&state, &plan, sql).await?;
+    Ok(execute_stream(physical, state.task_ctx())?)
+}
+
+/// EXPLAIN: the physical plan, a line a row; with ANALYZE after having run it, with figures.
+pub(crate) async fn explain(
+    session: &Session,
+    query: &ast::Statement,
+    sql: &str,
+    (analyze, verbose): (bool, bool),
+    parameters: &[ScalarValue],
+    count: usize,
+) -> Result<Outcome> {
+    let state = session.planning_state();
+    let logical = with_parameters(plan(&state, query, sql).await?, parameters, count)?;
+    let physical = physical(&state, &logical, sql).await?;
+    let mut text = String::new();
+    if verbose {
+        text.push_str(&format!("{}\n\n", state.optimize(&logical)?.display_indent()));
+    }
+    if analyze {
+        let mut stream = execute_stream(physical.clone(), state.task_ctx())?;
+        let mut returned = 0;
+        while let Some(batch) = stream.try_next().await? {
+            returned += batch.num_rows();
+        }
+        let shown = match verbose {
+            true => DisplayableExecutionPlan::with_full_metrics(physical.as_ref()),
+            false => DisplayableExecutionPlan::with_metrics(physical.as_ref()),
+        };
+        text.push_str(&format!("{}rows returned: {returned}", shown.indent(verbose)));
+    } else {
+        text.push_str(&DisplayableExecutionPlan::new(physical.as_ref()).indent(verbose).to_string());
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    rows(explain_schema(), vec![Arc::new(StringArray::from(lines))])
+}
+
+/// The schema of EXPLAIN's rows.
+pub(crate) fn explain_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("QUERY PLAN", DataType::Utf8, false)]))
+}
+
+async fn physical(state: &SessionState, plan: &LogicalPlan, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    state.create_physical_plan(plan).await.map_err(|error| SqlError::planning(error, sql))
+}
