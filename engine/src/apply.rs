@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Result, TableId,
     TableVersion, TaskInfo,
+    chunk::push_chunk,
     effect::{Append, Committed, Effect, invalid},
 };
 
@@ -99,7 +100,7 @@ fn append_rows(
     }
     let mut table = TableVersion::clone(table);
     let mut partition = table.partitions.get(&append.key).map(|held| PartitionVersion::clone(held)).unwrap_or_default();
-    push_chunk(&mut partition.chunks, Chunk::new(append.batch, seq, append.first_ordinal))?;
+    push_chunk(&mut partition.chunks, Chunk::new(append.batch, seq, append.first_ordinal));
     table.partitions.insert_mut(append.key.clone(), Arc::new(partition));
     version.tables.insert_mut(append.table, Arc::new(table));
     changes.partitions.insert((append.table, append.key));
@@ -156,9 +157,4 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
         rows: committed.rows(),
         bytes: committed.bytes,
     }
-}
-
-fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) -> Result<()> {
-    chunks.push(Arc::new(chunk));
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{Chunk, Datafile};
+use crate::{Chunk, Datafile, chunk::slice_bytes};
 
 /// Which datafiles hold their rows in memory.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl DatafileCache {
 
     /// Keeps a new datafile's rows, and lets go of the oldest ones beyond the budget.
     pub(crate) fn keep(&self, file: &Arc<Datafile>, chunks: Arc<[Arc<Chunk>]>) {
-        let bytes: u64 = chunks.iter().map(|chunk| chunk_bytes(chunk)).sum();
+        let bytes: u64 = chunks.iter().map(|chunk| slice_bytes(chunk) as u64).sum();
         if bytes > self.budget {
             return;
         }
@@ -46,11 +46,4 @@ impl DatafileCache {
             }
         }
     }
-}
-
-/// Bytes of a chunk's rows, whatever larger buffers they are slices of.
-fn chunk_bytes(chunk: &Chunk) -> u64 {
-    use arrow_array::Array as _;
-    let columns = chunk.batch.columns().iter();
-    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
 }

@@ -1,9 +1,8 @@
 //! Chunks: rows in memory with their identities.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
-use arrow_data::ArrayData;
 use arrow_select::concat::concat_batches;
 use tailrace_wal::Seq;
 
@@ -93,28 +92,11 @@ fn merge(chunks: &[&Chunk]) -> Option<Chunk> {
 }
 
 /// Bytes of a chunk's own rows, whatever larger buffers they are slices of.
-fn slice_bytes(chunk: &Chunk) -> usize {
+pub(crate) fn slice_bytes(chunk: &Chunk) -> usize {
     let columns = chunk.batch.columns().iter();
     columns
         .map(|column| column.to_data().get_slice_memory_size().unwrap_or(usize::MAX / 2))
         .fold(0, usize::saturating_add)
-}
-
-/// Bytes that chunks keep in memory: every buffer once and whole, however many slices of it there are.
-pub(crate) fn held_bytes<'a>(chunks: impl IntoIterator<Item = &'a Chunk>) -> u64 {
-    let mut buffers: HashMap<usize, usize> = HashMap::new();
-    for chunk in chunks {
-        chunk.batch.columns().iter().for_each(|column| add_buffers(&column.to_data(), &mut buffers));
-    }
-    buffers.values().map(|bytes| *bytes as u64).sum()
-}
-
-fn add_buffers(data: &ArrayData, buffers: &mut HashMap<usize, usize>) {
-    let nulls = data.nulls().map(|nulls| nulls.buffer());
-    for buffer in data.buffers().iter().chain(nulls) {
-        buffers.insert(buffer.data_ptr().as_ptr() as usize, buffer.capacity());
-    }
-    data.child_data().iter().for_each(|child| add_buffers(child, buffers));
 }
 
 #[cfg(test)]
@@ -184,12 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn shared_buffers_count_once() {
+    fn a_slice_weighs_its_own_rows() {
         let whole = chunk(1, 0, 0..1_000);
-        let slice = |start| Chunk::new(whole.batch.slice(start, 10), Seq(1), Ordinal(start as u64));
-        let slices: Vec<Chunk> = (0..100).map(|index| slice(index * 10)).collect();
-        assert_eq!(held_bytes(&slices), held_bytes([&whole]));
-        assert!((8_000..9_000).contains(&held_bytes([&whole])));
-        assert_eq!(slice_bytes(&slices[0]), 80);
+        let slice = Chunk::new(whole.batch.slice(500, 10), Seq(1), Ordinal(500));
+        assert_eq!((slice_bytes(&whole), slice_bytes(&slice)), (8_000, 80));
     }
 }

@@ -7,7 +7,7 @@ use tailrace_wal::{CommitTime, HistoryEnd, HistoryId, Part, Position, Seq};
 use crate::{
     CreateDatabase, DatabaseVersion, Engine, EngineError, Operation, Receipt, ReplicationSwitches, Result, Role,
     SystemFact, Table, TableDefinition, TableId, check_name, commit::ended_fact, database::Database, effect::Effect,
-    system::body_entry,
+    operation::encode_body, system::body_entry,
 };
 
 impl Engine {
@@ -141,8 +141,7 @@ fn body_part<T: serde::Serialize>(operation: Operation, table: TableId, body: Op
     let pieces = match body {
         None => Vec::new(),
         Some(body) => {
-            let bytes = serde_json::to_vec(body).map_err(|error| EngineError::Invalid(error.to_string()))?;
-            vec![bytes.into()]
+            vec![encode_body(body)?.into()]
         }
     };
     Ok(Part::new(body_entry(operation, table), pieces)?)

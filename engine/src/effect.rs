@@ -5,7 +5,7 @@ use tailrace_wal::{CommitTime, Directory, Lsn, PartEntry, Payload, Position, Seq
 
 use crate::{
     CreateDatabase, DatabaseVersion, EngineError, Operation, Ordinal, PartitionKey, Result, SchemaVersion, Table,
-    TableId, check_name, decode_part,
+    TableId, check_name, decode_part, operation::decode_body,
 };
 
 /// One part, decoded.
@@ -102,13 +102,13 @@ fn decode_effect(
     Ok(match operation {
         Operation::Append => Effect::Append(decode_append(catalog, entry, payload, index, origin)?),
         Operation::CreateDatabase => {
-            let database: CreateDatabase = body(operation, &bytes())?;
+            let database: CreateDatabase = decode_body(operation, &bytes())?;
             check_name("database", &database.name)?;
             Effect::CreateDatabase(database)
         }
         Operation::DropDatabase => Effect::DropDatabase,
         Operation::CreateTable => {
-            let table: Table = body(operation, &bytes())?;
+            let table: Table = decode_body(operation, &bytes())?;
             table.check()?;
             Effect::CreateTable(table)
         }
@@ -166,10 +166,6 @@ pub(crate) fn check_ordinals<'a>(directories: impl Iterator<Item = &'a Directory
         next = next.checked_add(u64::from(entry.rows)).ok_or_else(|| invalid("too many rows"))?;
     }
     Ok(())
-}
-
-fn body<T: serde::de::DeserializeOwned>(operation: Operation, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| invalid(&format!("the body of {}: {error}", operation.name())))
 }
 
 pub(crate) fn invalid(reason: &str) -> EngineError {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use tailrace_wal::{CommitTime, HistoryId, Lsn, Part, PartEntry, PartHash, Payload, Position, Seq};
 
 use crate::{
-    EngineError, EpochEntry, Operation, ReplicationSwitches, Result, Role, SystemFact, apply::fold_epoch,
+    EpochEntry, Operation, ReplicationSwitches, Result, Role, SystemFact,
+    apply::fold_epoch,
     effect::invalid,
+    operation::{decode_body, encode_body},
 };
 
 /// Its name where others have a database's.
@@ -133,7 +135,7 @@ impl System {
 /// The record of some facts.
 pub(crate) fn encode_facts(facts: &[SystemFact]) -> Result<Payload> {
     let parts = facts.iter().map(|fact| {
-        let body = serde_json::to_vec(fact).map_err(|error| EngineError::Invalid(format!("system fact: {error}")))?;
+        let body = encode_body(fact)?;
         Ok(Part::new(body_entry(Operation::System, crate::TableId(0)), vec![body.into()])?)
     });
     Ok(Payload::new(parts.collect::<Result<Vec<_>>>()?, Vec::new(), None)?)
@@ -146,7 +148,7 @@ pub(crate) fn decode_facts(payload: &Payload) -> Result<Vec<SystemFact>> {
         if Operation::from_code(entry.operation) != Some(Operation::System) {
             return Err(invalid(&format!("operation {} in the system history", entry.operation)));
         }
-        serde_json::from_slice(&payload.part_bytes(index)).map_err(|error| invalid(&format!("system fact: {error}")))
+        decode_body(Operation::System, &payload.part_bytes(index))
     });
     facts.collect()
 }
