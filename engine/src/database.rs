@@ -10,7 +10,7 @@ use tailrace_wal::{HistoryId, Lsn, Seq};
 use tokio::sync::{RwLock, watch};
 
 use crate::{
-    DatabaseVersion, EngineError, Result, TASKS_KEPT, TableId, TaskInfo,
+    DatabaseVersion, Datafile, EngineError, Result, TASKS_KEPT, TableId, TaskInfo,
     apply::{self, Changes},
     effect::Committed,
     held::Held,
@@ -219,6 +219,30 @@ impl Database {
             applied: applying.version.position.seq,
             stopped: applying.version.stopped.clone(),
         });
+    }
+
+    /// Puts another copy in the place of this one, whose records up to `floor` count no longer. Returns the datafiles
+    /// that nothing names now. The caller keeps everything else away from the database.
+    pub(crate) fn replace(
+        &self,
+        version: Arc<DatabaseVersion>,
+        floor: Lsn,
+        publish: impl FnOnce(&Arc<DatabaseVersion>, bool),
+    ) -> Vec<Arc<Datafile>> {
+        let mut guard = self.applying.lock();
+        let applying = &mut *guard;
+        let mut changes = std::mem::take(&mut applying.changes);
+        apply::retire_all(&mut DatabaseVersion::clone(&applying.version), &mut changes);
+        applying.applied = floor;
+        applying.replay_after = floor;
+        applying.complete_from = version.position.seq;
+        applying.pending.clear();
+        applying.tasks.clear();
+        applying.version = version;
+        publish(&applying.version, false);
+        self.progress
+            .send_replace(Progress { applied: applying.version.position.seq, stopped: applying.version.stopped.clone() });
+        changes.retired
     }
 
     /// The latest transactions after `after`, oldest first.

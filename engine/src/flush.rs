@@ -127,12 +127,8 @@ impl Engine {
         self.sync_upto(frozen.lsn).await?;
         let written = self.write_datafiles(frozen).await?;
         let edit = self.edit(frozen, &written);
-        if let Err(error) = self.manifest.append(edit).await {
-            for written in &written {
-                self.garbage.remove(written.meta.path.clone());
-            }
-            return Err(error);
-        }
+        // When the edit fails, it may have been written: the files stay, and the next start knows.
+        self.manifest.append(edit).await?;
         self.install(frozen, written);
         self.flushed.store(frozen.lsn.0, Ordering::Release);
         self.flushes.fetch_add(1, Ordering::Relaxed);

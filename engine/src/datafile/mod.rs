@@ -2,12 +2,16 @@
 
 mod identity;
 mod order;
+mod sink;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
+pub(crate) use sink::Sink;
 pub use statistics::ColumnStatistics;
+pub(crate) use verify::verify_datafile;
 pub use writer::{WriteRequest, write_datafile};
 
 use serde::{Deserialize, Serialize};

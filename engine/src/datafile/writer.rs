@@ -12,7 +12,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::interleave::interleave;
 use bytes::Bytes;
-use object_store::{ObjectStore, PutMode, PutOptions, WriteMultipart, path::Path};
+use object_store::ObjectStore;
 use parking_lot::Mutex;
 use parquet::{
     arrow::{
@@ -33,6 +33,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     ColumnStatistics, DatafileMeta, ORDINAL_COLUMN, ORDINAL_FIELD_ID, SEQ_COLUMN, SEQ_FIELD_ID, identity,
     order::{self, RowAddress},
+    sink::Sink,
     statistics::Accumulator,
 };
 use crate::{Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, Table, partition::DatafilePath};
@@ -41,10 +42,6 @@ use crate::{Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, T
 const ROW_GROUP_ROWS: usize = 256 << 10;
 /// Rows of a page, the finest grain of pruning.
 const PAGE_ROWS: usize = 16 << 10;
-/// Size of a part of an upload, bytes; files below it are put at once.
-const UPLOAD_PART_BYTES: usize = 8 << 20;
-/// Parts under way at once.
-const UPLOAD_PARTS: usize = 2;
 /// Most threads that encode one file.
 const THREADS_MAX: usize = 4;
 
@@ -143,45 +140,6 @@ impl Write for OutputWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The object being written: small ones are put at once, large ones in parts.
-struct Sink {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    pending: Vec<Bytes>,
-    upload: Option<WriteMultipart>,
-}
-
-impl Sink {
-    fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
-        Self { store, path, pending: Vec::new(), upload: None }
-    }
-
-    async fn write(&mut self, bytes: Bytes) -> object_store::Result<()> {
-        self.pending.push(bytes);
-        let pending: usize = self.pending.iter().map(Bytes::len).sum();
-        if self.upload.is_none() && pending >= UPLOAD_PART_BYTES {
-            let upload = self.store.put_multipart_opts(&self.path, Default::default()).await?;
-            self.upload = Some(WriteMultipart::new_with_chunk_size(upload, UPLOAD_PART_BYTES));
-        }
-        if let Some(upload) = &mut self.upload {
-            upload.wait_for_capacity(UPLOAD_PARTS).await?;
-            self.pending.drain(..).for_each(|bytes| upload.put(bytes));
-        }
-        Ok(())
-    }
-
-    async fn finish(self) -> object_store::Result<()> {
-        match self.upload {
-            Some(upload) => upload.finish().await?,
-            None => {
-                let create = PutOptions { mode: PutMode::Create, ..Default::default() };
-                self.store.put_opts(&self.path, self.pending.into_iter().collect(), create).await?
-            }
-        };
         Ok(())
     }
 }
@@ -372,7 +330,7 @@ fn check(table: &Table, batches: &[RecordBatch]) -> Result<(), ParquetError> {
     Ok(())
 }
 
-fn file_schema(table: &Table) -> SchemaRef {
+pub(super) fn file_schema(table: &Table) -> SchemaRef {
     let hidden = |name: &str, id: i32| {
         Arc::new(
             Field::new(name, DataType::UInt64, false).with_metadata([(FIELD_ID_KEY.to_owned(), id.to_string())].into()),

@@ -109,6 +109,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// A history at its last flush.
+    pub(crate) async fn history(&self, id: HistoryId) -> Option<HistoryState> {
+        self.inner.lock().await.state.histories.get(&id).cloned()
+    }
+
     /// Closes the log: every edit that was acknowledged is durable already.
     pub(crate) async fn close(&self) -> Result<()> {
         let _inner = self.inner.lock().await;

@@ -1,0 +1,242 @@
+//! The side that receives a repair.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+use tailrace_wal::{HistoryEnd, Lsn, Position};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    RepairManifest,
+    check::{check, wrong},
+};
+use crate::{
+    DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table, TableId,
+    database::Database,
+    datafile::{Sink, verify_datafile},
+    manifest::{Edit, HistoryState, TableState},
+    partition::{DatafilePath, datafile_path},
+    recovery::restore_version,
+};
+
+/// A repair being received. Dropping it removes what was staged.
+pub struct RepairInstall {
+    engine: Arc<Engine>,
+    database: Arc<Database>,
+    manifest: RepairManifest,
+    /// Table and datafile within it, by number.
+    places: Vec<(usize, usize)>,
+    datafiles: Vec<Received>,
+    /// The manifest of this node may name the files from here on: they are not removed by this any more.
+    handed_over: bool,
+}
+
+enum Received {
+    Nothing,
+    Some(Box<Partial>),
+    /// Durable, under this name.
+    All(DatafilePath),
+    /// A piece could not be taken; the repair cannot be completed.
+    Failed,
+}
+
+struct Partial {
+    path: DatafilePath,
+    sink: Sink,
+    hash: Xxh3,
+    bytes: u64,
+}
+
+impl RepairInstall {
+    /// Adds bytes of a datafile (index in the manifest's order), in order of offset; the last piece completes it: length
+    /// and hash are checked, the file is made durable under a name of this node's own.
+    pub async fn write(&mut self, datafile: usize, bytes: Bytes) -> Result<()> {
+        let (.., meta) = self.described(datafile)?;
+        let meta = meta.clone();
+        let failed = |path: &DatafilePath, reason: String| EngineError::Storage {
+            operation: "receive datafile",
+            object: path.0.clone(),
+            reason,
+        };
+        let mut partial = match std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
+            Received::Nothing => Box::new(self.begin(datafile)?),
+            Received::Some(partial) => partial,
+            done @ (Received::All(_) | Received::Failed) => {
+                self.datafiles[datafile] = done;
+                return Err(wrong(format!("more bytes came for datafile {datafile} than it has")));
+            }
+        };
+        partial.bytes += bytes.len() as u64;
+        if partial.bytes > meta.bytes {
+            return Err(wrong(format!("more bytes came for datafile {datafile} than it has")));
+        }
+        partial.hash.update(&bytes);
+        partial.sink.write(bytes).await.map_err(|error| failed(&partial.path, error.to_string()))?;
+        if partial.bytes < meta.bytes {
+            self.datafiles[datafile] = Received::Some(partial);
+            return Ok(());
+        }
+        let Partial { path, sink, hash, .. } = *partial;
+        if format!("{:032x}", hash.digest128()) != meta.hash {
+            return Err(failed(&path, "what came has another hash than the primary's file; repair again".to_owned()));
+        }
+        sink.finish().await.map_err(|error| failed(&path, error.to_string()))?;
+        // From here on it has a name in the store, which dropping this removes.
+        self.datafiles[datafile] = Received::All(path.clone());
+        let (table, ..) = self.described(datafile)?;
+        let verified = verify_datafile(&self.engine.store, table, &DatafileMeta { path, ..meta }).await;
+        if verified.is_err() {
+            self.forget(datafile);
+        }
+        verified
+    }
+
+    /// Puts the database in place as one manifest edit, with its position and a replay floor, replacing this node's
+    /// copy. Readers see the old database or the new one. An [`crate::Applier`] of the history goes on from there.
+    pub async fn install(self) -> Result<Position> {
+        let missing = self.datafiles.iter().filter(|received| !matches!(received, Received::All(_))).count();
+        if missing > 0 {
+            return Err(wrong(format!("{missing} of its {} datafiles are not here", self.datafiles.len())));
+        }
+        let engine = self.engine.clone();
+        engine.clone().to_the_end(async move { engine.install_repair(self).await }).await
+    }
+
+    fn begin(&self, datafile: usize) -> Result<Partial> {
+        let (table, key, _) = self.described(datafile)?;
+        let path = datafile_path(&self.manifest.name, &table.name, &PartitionScheme::new(table)?, key)?;
+        let sink = Sink::new(Arc::clone(&self.engine.store), path.object_path()?);
+        Ok(Partial { path, sink, hash: Xxh3::new(), bytes: 0 })
+    }
+
+    fn described(&self, datafile: usize) -> Result<(&Table, &PartitionKey, &DatafileMeta)> {
+        let found = self.places.get(datafile).and_then(|(table, index)| {
+            let held = self.manifest.tables.get(*table)?;
+            let (key, meta) = held.datafiles.get(*index)?;
+            Some((&held.table, key, meta))
+        });
+        found.ok_or_else(|| wrong(format!("bytes came for datafile {datafile}, which it does not name")))
+    }
+
+    fn forget(&mut self, datafile: usize) {
+        if let Received::All(path) = std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
+            self.engine.garbage.remove(path);
+        }
+    }
+
+    /// The history as this node's manifest will hold it.
+    fn state(&self, replay_after: Lsn) -> HistoryState {
+        let manifest = &self.manifest;
+        let mut tables: BTreeMap<TableId, TableState> = manifest
+            .tables
+            .iter()
+            .map(|held| (held.table.id, TableState { table: held.table.clone(), partitions: Default::default() }))
+            .collect();
+        for ((table, key, meta), received) in manifest.datafiles().zip(&self.datafiles) {
+            if let (Some(table), Received::All(path)) = (tables.get_mut(&table.id), received) {
+                let meta = DatafileMeta { path: path.clone(), ..meta.clone() };
+                table.partitions.entry(key.clone()).or_default().push(meta);
+            }
+        }
+        HistoryState {
+            id: manifest.position.history,
+            name: manifest.name.clone(),
+            position: manifest.position,
+            restart_seq: manifest.restart_seq,
+            commit_time: manifest.commit_time,
+            epochs: manifest.epochs.clone(),
+            next_table: manifest.next_table,
+            replay_after,
+            // Fragments from before the position are not in this node's log.
+            complete_from: manifest.position.seq,
+            tables,
+            system_facts: Vec::new(),
+        }
+    }
+}
+
+impl Drop for RepairInstall {
+    fn drop(&mut self) {
+        if !self.handed_over {
+            (0..self.datafiles.len()).for_each(|datafile| self.forget(datafile));
+        }
+    }
+}
+
+impl fmt::Debug for RepairInstall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RepairInstall")
+            .field("position", &self.manifest.position)
+            .field("datafiles", &self.datafiles.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Begins to receive a repair of a followed history ([`Engine::follow`] comes first). The manifest comes from a
+    /// peer: limits and names are checked.
+    pub async fn repair_install(self: &Arc<Self>, primary: &str, manifest: RepairManifest) -> Result<RepairInstall> {
+        self.check_open()?;
+        check(&manifest)?;
+        let history = manifest.position.history;
+        let database = self
+            .database(history)
+            .ok_or_else(|| EngineError::NotFound { kind: "history", name: history.to_string() })?;
+        let version = database.version();
+        check_replaceable(&version)?;
+        if !matches!(&version.role, Role::Replica { primary: followed } if followed == primary) {
+            return Err(wrong(format!("database {:?} does not follow {primary:?}", version.name)));
+        }
+        if manifest.name != version.name {
+            return Err(wrong(format!("it is of database {:?}, followed as {:?}", manifest.name, version.name)));
+        }
+        let tables = manifest.tables.iter().enumerate();
+        let places = tables.flat_map(|(table, held)| (0..held.datafiles.len()).map(move |index| (table, index)));
+        let places: Vec<_> = places.collect();
+        let datafiles = places.iter().map(|_| Received::Nothing).collect();
+        Ok(RepairInstall { engine: self.clone(), database, manifest, places, datafiles, handed_over: false })
+    }
+
+    async fn install_repair(self: Arc<Self>, mut repair: RepairInstall) -> Result<Position> {
+        let database = repair.database.clone();
+        // Nothing of this history is appended or applied, and no flush writes an older state of it over the edit. A run
+        // being committed may wait for a flush, so `flushing` comes after the database's own locks.
+        let _following = database.following.lock().await;
+        let _latch = database.latch.write().await;
+        let _flushing = self.flushing.lock().await;
+        let _gate = self.gate.read().await;
+        self.check_open()?;
+        if database.applying.lock().ended {
+            return Err(wrong(format!("database {:?} was dropped here meanwhile", database.name)));
+        }
+        check_replaceable(&database.version())?;
+        // The floor must not outlive the records below it: their numbers would be given again.
+        let floor = self.log.status().appended;
+        self.sync_upto(floor).await?;
+        let state = repair.state(floor);
+        let (version, _) = restore_version(&self, &state)?;
+        let version = Arc::new(version);
+        // When the edit fails, it may have been written: its files stay, and the next start knows.
+        repair.handed_over = true;
+        self.manifest.append(Edit::Install(Box::new(state))).await?;
+        self.log.open_history(HistoryEnd { position: version.position, commit_time: version.commit_time })?;
+        database.held.lock().clear();
+        let retired = database.replace(version.clone(), floor, |version, ended| self.publish(version, ended));
+        retired.iter().for_each(|file| file.mark_obsolete());
+        self.applied_changed();
+        self.databases_changed();
+        tracing::info!(
+            database = version.name, position = %version.position, datafiles = repair.datafiles.len(),
+            "installed a repair"
+        );
+        Ok(version.position)
+    }
+}
+
+/// Only a copy that another cluster is primary of is ever replaced.
+fn check_replaceable(version: &DatabaseVersion) -> Result<()> {
+    match version.role {
+        Role::Replica { .. } => Ok(()),
+        Role::Primary => Err(EngineError::Invalid(format!("database {:?} is written here, not followed", version.name))),
+    }
+}
