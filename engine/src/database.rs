@@ -240,8 +240,10 @@ impl Database {
         applying.tasks.clear();
         applying.version = version;
         publish(&applying.version, false);
-        self.progress
-            .send_replace(Progress { applied: applying.version.position.seq, stopped: applying.version.stopped.clone() });
+        self.progress.send_replace(Progress {
+            applied: applying.version.position.seq,
+            stopped: applying.version.stopped.clone(),
+        });
         changes.retired
     }
 

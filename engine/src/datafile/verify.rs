@@ -18,11 +18,8 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// Whether the file at `meta.path` is a datafile of `table` as `meta` describes it: footer, columns with their types and
 /// field ids, rows. Its length and hash were checked while it came in.
 pub(crate) async fn verify_datafile(store: &Arc<dyn ObjectStore>, table: &Table, meta: &DatafileMeta) -> Result<()> {
-    let wrong = |reason: String| EngineError::Storage {
-        operation: "verify datafile",
-        object: meta.path.0.clone(),
-        reason,
-    };
+    let wrong =
+        |reason: String| EngineError::Storage { operation: "verify datafile", object: meta.path.0.clone(), reason };
     let footer = read_footer(store, &meta.path.object_path()?, meta.bytes).await;
     let footer = footer
         .and_then(|footer| {

@@ -237,6 +237,8 @@ impl Engine {
 fn check_replaceable(version: &DatabaseVersion) -> Result<()> {
     match version.role {
         Role::Replica { .. } => Ok(()),
-        Role::Primary => Err(EngineError::Invalid(format!("database {:?} is written here, not followed", version.name))),
+        Role::Primary => {
+            Err(EngineError::Invalid(format!("database {:?} is written here, not followed", version.name)))
+        }
     }
 }
