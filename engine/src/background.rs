@@ -58,7 +58,6 @@ async fn flush_when_due(engine: Weak<Engine>) {
 }
 
 async fn housekeeping(engine: Weak<Engine>) {
-    let mut written: Option<Vec<PinRecord>> = None;
     loop {
         tokio::time::sleep(TICK).await;
         let Some(engine) = engine.upgrade() else { return };
@@ -66,10 +65,18 @@ async fn housekeeping(engine: Weak<Engine>) {
             tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
             engine.abort_transaction(idle.history, idle.number).await;
         }
-        let pins: Vec<PinRecord> = engine.log.pins().iter().map(pin_record).collect();
-        if written.as_ref() != Some(&pins) {
-            match engine.manifest.append(Edit::Pins(pins.clone())).await {
-                Ok(()) => written = Some(pins),
+        engine.write_pins().await;
+    }
+}
+
+impl Engine {
+    /// Writes the pins' marks to the manifest where they have moved. They are hints: an older mark holds more log.
+    pub(crate) async fn write_pins(&self) {
+        let mut written = self.pins_written.lock().await;
+        let pins: Vec<PinRecord> = self.log.pins().iter().map(pin_record).collect();
+        if *written != pins {
+            match self.manifest.append(Edit::Pins(pins.clone())).await {
+                Ok(()) => *written = pins,
                 Err(error) => tracing::warn!(%error, "moved pins were not written; they are tried again"),
             }
         }

@@ -10,7 +10,7 @@ use tailrace_wal::{HistoryId, Lsn, Seq};
 use tokio::sync::{RwLock, watch};
 
 use crate::{
-    DatabaseVersion, Datafile, EngineError, Result, TASKS_KEPT, TableId, TaskInfo,
+    DatabaseVersion, Datafile, EngineError, GroupFold, Result, TASKS_KEPT, TableId, TaskInfo,
     apply::{self, Changes},
     effect::Committed,
     held::Held,
@@ -57,6 +57,7 @@ pub(crate) struct Applying {
     pub(crate) changes: Changes,
     pub(crate) ended: bool,
     pending: BTreeMap<Seq, Committed>,
+    groups: GroupFold,
     tasks: VecDeque<TaskInfo>,
 }
 
@@ -91,6 +92,7 @@ impl Database {
                 changes: Changes::default(),
                 ended: false,
                 pending: BTreeMap::new(),
+                groups: GroupFold::default(),
                 tasks: VecDeque::new(),
             }),
             progress: watch::Sender::new(progress),
@@ -138,7 +140,7 @@ impl Database {
         let mut version = DatabaseVersion::clone(&applying.version);
         while let Some(committed) = applying.pending.remove(&version.position.seq.next()) {
             let before = version.clone();
-            let task = apply::describe(&version, &committed);
+            let mut task = apply::describe(&version, &committed);
             let bytes: u64 = if committed.skipped { 0 } else { committed.bytes };
             let lsn = committed.lsn;
             let key = committed.directories.last().and_then(|directory| directory.idempotency_key.clone());
@@ -148,6 +150,7 @@ impl Database {
                 commit_time: committed.commit_time,
                 rows: task.rows,
             };
+            let directories = committed.directories.clone();
             match apply::apply(&mut version, committed, &mut applying.changes) {
                 Ok(ended) => outcome.ended = ended.0,
                 Err(error) => {
@@ -167,6 +170,7 @@ impl Database {
             if let Some(key) = key {
                 self.keys.remember(key, receipt);
             }
+            task.group = applying.groups.next(task.seq, &directories.iter().collect::<Vec<_>>());
             if applying.tasks.len() == TASKS_KEPT {
                 applying.tasks.pop_front();
             }
@@ -238,6 +242,7 @@ impl Database {
         applying.complete_from = version.position.seq;
         applying.pending.clear();
         applying.tasks.clear();
+        applying.groups = GroupFold::default();
         applying.version = version;
         publish(&applying.version, false);
         self.progress.send_replace(Progress {

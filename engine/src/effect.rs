@@ -31,8 +31,6 @@ pub(crate) struct Append {
     pub(crate) key: PartitionKey,
     pub(crate) first_ordinal: Ordinal,
     pub(crate) batch: RecordBatch,
-    /// Length of the part: what the rows weigh in memory.
-    pub(crate) bytes: u64,
 }
 
 /// A committed transaction, ready to be applied: on the live path, at replay and on a replica.
@@ -146,14 +144,7 @@ fn decode_append(
             )));
         }
     }
-    Ok(Append {
-        table: id,
-        schema_version,
-        key,
-        first_ordinal: Ordinal(entry.first_ordinal),
-        batch,
-        bytes: u64::from(entry.length),
-    })
+    Ok(Append { table: id, schema_version, key, first_ordinal: Ordinal(entry.first_ordinal), batch })
 }
 
 /// Ordinals must run through the parts, or identities would collide.

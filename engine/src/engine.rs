@@ -22,7 +22,7 @@ use crate::{
     cache::DatafileCache,
     database::Database,
     garbage::Garbage,
-    manifest::Manifest,
+    manifest::{Manifest, PinRecord},
     memtable::Memtable,
     open_transactions::OpenTransactions,
     system::System,
@@ -64,6 +64,8 @@ pub struct Engine {
     pub(crate) cache: DatafileCache,
     pub(crate) open: Arc<OpenTransactions>,
     pub(crate) garbage: Garbage,
+    /// The pins as the manifest has them.
+    pub(crate) pins_written: tokio::sync::Mutex<Vec<PinRecord>>,
     /// Databases that ended since the last flush, with the datafiles that the manifest still names for them.
     pub(crate) retired: Mutex<Vec<(HistoryId, Vec<Arc<Datafile>>)>>,
     /// Ends found by replay whose facts are not in the system history.
@@ -270,8 +272,10 @@ impl Engine {
         self.stopping.cancel();
         self.background.close();
         self.background.wait().await;
+        let _flushing = self.flushing.lock().await;
         // Whoever was past admission is applied when the gate is ours.
         let _gate = self.gate.write().await;
+        self.write_pins().await;
         self.log.close().await?;
         self.manifest.close().await
     }
@@ -368,6 +372,7 @@ impl Engine {
             flushing: tokio::sync::Mutex::default(),
             open: Arc::default(),
             garbage,
+            pins_written: tokio::sync::Mutex::default(),
             retired: Mutex::default(),
             unrecorded_ends: Mutex::default(),
             flushes: AtomicU64::new(0),

@@ -133,6 +133,8 @@ impl Engine {
         self.flushed.store(frozen.lsn.0, Ordering::Release);
         self.flushes.fetch_add(1, Ordering::Relaxed);
         self.memtable.flushed();
+        // The log goes as far as the pins let it; a restart must not ask for more than is kept.
+        self.write_pins().await;
         let (log, upto) = (self.log.clone(), frozen.lsn.min(Lsn(frozen.replay_from.0.saturating_sub(1))));
         match tokio::task::spawn_blocking(move || log.truncate(upto)).await {
             Ok(Ok(_)) => {}

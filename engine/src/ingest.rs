@@ -143,7 +143,6 @@ fn encode_rows(table: &TableVersion, key: &PartitionKey, batch: RecordBatch, int
             key: key.clone(),
             first_ordinal: Ordinal(0),
             batch,
-            bytes: length as u64,
         },
     });
     Ok(())

@@ -53,7 +53,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     open_histories(&engine, &recovery)?;
     abort_open_transactions(&engine, &recovery).await;
     repair_ends(&engine).await?;
-    restore_pins(&engine, &state);
+    restore_pins(&engine, &state).await;
     remove_strangers(&engine, &named).await;
     let version = engine.version();
     let stopped = version.databases().filter_map(|database| Some((database.name.clone(), database.stopped.clone()?)));
@@ -209,7 +209,8 @@ async fn repair_ends(engine: &Arc<Engine>) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { engine.record_facts(missing).await }
 }
 
-fn restore_pins(engine: &Arc<Engine>, state: &ManifestState) {
+async fn restore_pins(engine: &Arc<Engine>, state: &ManifestState) {
+    *engine.pins_written.lock().await = state.pins.clone();
     for pin in &state.pins {
         match engine.log.pin(pin.key.clone(), pin.acknowledged, pin.restart) {
             Ok(held) => {

@@ -2,5 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod basic;
+mod ddl;
+mod flush;
 mod repair;
+mod replica;
 mod support;
+mod transactions;

@@ -31,6 +31,20 @@ pub async fn open_with(config: EngineConfig) -> (Arc<Engine>, StartReport) {
     Engine::open(config, EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() }).await.unwrap()
 }
 
+/// What a process that is killed now leaves behind.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&source, &target);
+        } else {
+            std::fs::copy(&source, &target).unwrap();
+        }
+    }
+}
+
 /// `market.bars`-like table: partitioned by day of `at`.
 pub fn bars(name: &str) -> TableDefinition {
     let column = |name: &str, data_type, nullable| ColumnDefinition { name: name.to_owned(), data_type, nullable };
@@ -62,6 +76,14 @@ pub fn rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
         Arc::new(StringArray::from_iter(ids.map(|id| (id % 5 != 0).then(|| format!("note {id}"))))),
     ];
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+}
+
+/// The same with half a kilobyte in each note.
+pub fn wide_rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
+    let narrow = rows(ids.clone(), days);
+    let mut columns = narrow.columns().to_vec();
+    columns[3] = Arc::new(StringArray::from_iter_values(ids.map(|id| format!("{id:0500}"))));
+    RecordBatch::try_new(narrow.schema(), columns).unwrap()
 }
 
 pub async fn insert(engine: &Arc<Engine>, table: &str, batch: RecordBatch) -> Receipt {
@@ -136,4 +158,56 @@ pub async fn ids(engine: &Arc<Engine>, table: &str) -> Vec<i64> {
     let mut ids: Vec<i64> = contents(engine, &engine.version(), table).await.values().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     ids
+}
+
+/// The tutorial's table.
+pub fn tutorial_table() -> TableDefinition {
+    let column = |name: &str, data_type| ColumnDefinition { name: name.to_owned(), data_type, nullable: true };
+    let mut columns =
+        vec![column("security_id", DataType::Utf8), column("datetime", DataType::Timestamp(TimeUnit::Second, None))];
+    columns.extend(["pre_close", "open", "high", "low", "last"].map(|name| column(name, DataType::Float64)));
+    columns.push(column("volume", DataType::Int32));
+    columns.push(column("amount", DataType::Float64));
+    TableDefinition {
+        name: "bars".to_owned(),
+        columns,
+        partition_by: vec![(Transform::Day, "datetime".to_owned())],
+        order_by: vec!["security_id".to_owned(), "datetime".to_owned()],
+    }
+}
+
+/// Its 1.21 million rows, in batches of 64 Ki.
+pub fn tutorial_rows() -> Vec<RecordBatch> {
+    use arrow_array::{Int32Array, TimestampSecondArray};
+    const MINUTES: i64 = 242;
+    const START: i64 = 1_673_136_000;
+    let schema = tutorial_table().columns.into_iter();
+    let schema =
+        Arc::new(Schema::new(schema.map(|column| Field::new(column.name, column.data_type, true)).collect::<Vec<_>>()));
+    let mut state = 42u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f64 / f64::from(u32::MAX)
+    };
+    let total = 5_000 * MINUTES;
+    (0..total)
+        .step_by(65_536)
+        .map(|first| {
+            let rows = first..(first + 65_536).min(total);
+            let mut columns: Vec<ArrayRef> = vec![
+                Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("{:06}", row / MINUTES)))),
+                Arc::new(TimestampSecondArray::from_iter_values(
+                    rows.clone().map(|row| START + 34_200 + 60 * (row % MINUTES)),
+                )),
+            ];
+            for _ in 0..5 {
+                columns.push(Arc::new(Float64Array::from_iter_values(
+                    rows.clone().map(|_| (random() * 10_000.0).round() / 100.0),
+                )));
+            }
+            columns.push(Arc::new(Int32Array::from_iter_values(rows.clone().map(|_| (random() * 10_000.0) as i32))));
+            columns.push(Arc::new(Float64Array::from_iter_values(rows.clone().map(|_| random() * 1e6))));
+            RecordBatch::try_new(schema.clone(), columns).unwrap()
+        })
+        .collect()
 }

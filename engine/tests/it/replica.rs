@@ -1,0 +1,217 @@
+//! One node follows another, record by record, without a network.
+
+use std::sync::Arc;
+
+use tailrace_engine::{Applied, Applier, CommitOptions, Engine, EngineError, Role};
+use tailrace_wal::{Frame, HistoryId, Seq};
+
+use crate::support::*;
+
+fn market_id(engine: &Engine) -> HistoryId {
+    engine.version().database("market").unwrap().id
+}
+
+/// Every durable record of a history after `after`.
+async fn records(engine: &Engine, history: HistoryId, after: Seq) -> Vec<Frame> {
+    engine.log().sync().await.unwrap();
+    let mut tail = engine.log().tail(history, after).unwrap();
+    let mut found = Vec::new();
+    while let Some(frame) = tail.try_next().unwrap() {
+        found.push(frame);
+    }
+    found
+}
+
+/// Feeds records one by one; `None` where a record was a duplicate.
+async fn feed(applier: &Applier, frames: &[Frame]) -> Vec<Option<Applied>> {
+    let mut done = Vec::new();
+    for frame in frames {
+        done.push(match applier.prepare(frame.header, frame.payload.clone()).unwrap() {
+            Some(prepared) => Some(applier.commit(vec![prepared]).await.unwrap()),
+            None => None,
+        });
+    }
+    done
+}
+
+async fn catch_up(from: &Arc<Engine>, applier: &Applier) -> usize {
+    let (_, restart) = applier.position();
+    let frames = records(from, applier.history(), restart).await;
+    feed(applier, &frames).await.into_iter().flatten().count()
+}
+
+async fn assert_equal(a: &Arc<Engine>, b: &Arc<Engine>) {
+    let (left, right) = (a.version(), b.version());
+    let (one, two) = (left.database("market").unwrap(), right.database("market").unwrap());
+    assert_eq!((one.position, one.commit_time, &one.epochs), (two.position, two.commit_time, &two.epochs));
+    assert_eq!(contents(a, &left, "bars").await, contents(b, &right, "bars").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_equal_and_drops_duplicates() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (open(dir_a.path()).await, open(dir_b.path()).await);
+    market(&a).await;
+    for start in 0..5 {
+        insert(&a, "bars", rows(start * 100..start * 100 + 100, 7)).await;
+    }
+    let id = market_id(&a);
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    assert_eq!(b.version().database("market").unwrap().role, Role::Replica { primary: "site-a".into() });
+    assert_eq!(catch_up(&a, &applier).await, 7);
+    assert_equal(&a, &b).await;
+    let (position, _) = applier.durable().await.unwrap();
+    assert_eq!(position, a.version().database("market").unwrap().position);
+    let frames = records(&a, id, Seq(0)).await;
+    assert!(feed(&applier, &frames).await.iter().all(Option::is_none), "duplicates were applied");
+    assert_equal(&a, &b).await;
+    // The same tasks on both sides.
+    let tasks = |engine: &Engine| engine.tasks(id, Seq(0));
+    assert_eq!(tasks(&a), tasks(&b));
+
+    // It is read-only, and its name is taken.
+    let refused = b.begin("market").unwrap_err();
+    assert!(matches!(refused, EngineError::ReadOnlyReplica { .. }), "{refused}");
+    let refused = b.create_table("market", bars("more")).await.unwrap_err();
+    assert!(matches!(refused, EngineError::ReadOnlyReplica { .. }), "{refused}");
+    let taken = b.follow(HistoryId::random(), "market", "site-a").await.unwrap_err();
+    assert!(matches!(taken, EngineError::AlreadyExists { .. }), "{taken}");
+
+    // A record that does not continue is a fork, and leaves all as it was.
+    insert(&a, "bars", rows(1000..1001, 1)).await;
+    insert(&a, "bars", rows(1001..1002, 1)).await;
+    let frames = records(&a, id, position.seq).await;
+    let skipped = applier.prepare(frames[1].header, frames[1].payload.clone()).unwrap().unwrap();
+    let forked = applier.commit(vec![skipped]).await.unwrap_err();
+    assert!(matches!(forked, EngineError::Forked(_)), "{forked}");
+    assert_eq!(applier.position().0, position);
+    catch_up(&a, &applier).await;
+    assert_equal(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_restarts_in_the_middle_of_fragments() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut small = config(dir_a.path());
+    small.fragment_bytes = 1000;
+    let (a, _) = open_with(small).await;
+    market(&a).await;
+    let id = market_id(&a);
+    let mut long = a.begin("market").unwrap();
+    let mut aborted = a.begin("market").unwrap();
+    for start in 0..4 {
+        long.append("bars", rows(start * 50..start * 50 + 50, 3)).await.unwrap();
+        aborted.append("bars", rows(5000..5100, 3)).await.unwrap();
+        insert(&a, "bars", rows(1000 + start..1001 + start, 1)).await;
+    }
+    aborted.abort().await.unwrap();
+    insert(&a, "bars", rows(2000..2010, 3)).await;
+    long.append("bars", rows(900..910, 3)).await.unwrap();
+    long.commit(CommitOptions::default()).await.unwrap();
+    insert(&a, "bars", rows(3000..3010, 3)).await;
+    let frames = records(&a, id, Seq(0)).await;
+    assert!(frames.len() > 20, "the transaction was not fragmented");
+
+    // At every record: a restart, or a flush and a restart, then everything from the restart seq again.
+    let mut b = open(dir_b.path()).await;
+    for upto in 1..=frames.len() {
+        let applier = b.follow(id, "market", "site-a").await.unwrap();
+        let (position, restart) = applier.position();
+        let again: Vec<Frame> = records(&a, id, restart).await;
+        let end = frames[upto - 1].lsn;
+        let part: Vec<Frame> = again.into_iter().filter(|frame| frame.lsn <= end).collect();
+        let done = feed(&applier, &part).await;
+        assert_eq!(
+            done.iter().flatten().count(),
+            1,
+            "record {upto} from {position} (restart {restart}) with seed-free order"
+        );
+        drop(applier);
+        if upto % 3 == 0 {
+            b.flush().await.unwrap();
+        }
+        if upto % 2 == 0 {
+            b.shutdown().await.unwrap();
+        }
+        drop(b);
+        b = open(dir_b.path()).await;
+    }
+    assert_equal(&a, &b).await;
+    // What B holds is the history verbatim.
+    let copied = records(&b, id, b.history(id).unwrap().retained_after).await;
+    let first = copied[0].header;
+    let original: Vec<_> = frames.iter().map(|frame| frame.header).skip_while(|header| *header != first).collect();
+    assert_eq!(copied.iter().map(|frame| frame.header).collect::<Vec<_>>(), original);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_one_batch_and_an_end_ends_the_copy() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (open(dir_a.path()).await, open(dir_b.path()).await);
+    market(&a).await;
+    let id = market_id(&a);
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    for start in 0..50 {
+        insert(&a, "bars", rows(start..start + 1, 3)).await;
+    }
+    let frames = records(&a, id, Seq(2)).await;
+    let run = frames.iter().map(|frame| applier.prepare(frame.header, frame.payload.clone()).unwrap().unwrap());
+    let applied = applier.commit(run.collect()).await.unwrap();
+    assert_eq!((applied.position.seq, applied.tasks.len(), applied.ended), (Seq(52), 50, false));
+    assert_equal(&a, &b).await;
+    b.flush().await.unwrap();
+
+    a.drop_database("market").await.unwrap();
+    let frames = records(&a, id, Seq(52)).await;
+    let end = feed(&applier, &frames).await.remove(0).unwrap();
+    assert!(end.ended);
+    assert!(b.version().database("market").is_none());
+    let info = b.history(id).unwrap();
+    assert!(info.ended);
+    assert_eq!(info.position, a.history(id).unwrap().position);
+    // The successor of that name begins.
+    market(&a).await;
+    insert(&a, "bars", rows(7..9, 1)).await;
+    let next = b.follow(market_id(&a), "market", "site-a").await.unwrap();
+    catch_up(&a, &next).await;
+    assert_equal(&a, &b).await;
+    b.flush().await.unwrap();
+    b.shutdown().await.unwrap();
+    drop((b, applier, next));
+    let b = open(dir_b.path()).await;
+    assert_equal(&a, &b).await;
+    assert!(b.history(id).unwrap().ended);
+
+    // A copy that cannot be followed to its end is dropped here alone.
+    let second = market_id(&a);
+    b.drop_followed(second).await.unwrap();
+    assert!(b.version().database("market").is_none());
+    drop(b);
+    let b = open(dir_b.path()).await;
+    assert!(b.version().database("market").is_none());
+    assert!(b.history(second).unwrap().ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_cannot_put_rows_into_another_partition() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (open(dir_a.path()).await, open(dir_b.path()).await);
+    market(&a).await;
+    insert(&a, "bars", rows(1..2, 5)).await;
+    insert(&a, "bars", rows(2..3, 5)).await;
+    let id = market_id(&a);
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    let frames = records(&a, id, Seq(0)).await;
+    feed(&applier, &frames[..2]).await;
+    // The first row's bytes under the second row's partition.
+    let (one, two) = (&frames[2].payload, &frames[3].payload);
+    let mut entry = one.directory.parts[0].clone();
+    entry.partition = two.directory.parts[0].partition.clone();
+    let part = tailrace_wal::Part::new(entry, vec![one.part_bytes(0)]).unwrap();
+    let forged = tailrace_wal::Payload::new(vec![part], Vec::new(), None).unwrap();
+    let mut header = frames[2].header;
+    header.payload_hash = forged.hash;
+    let refused = applier.prepare(header, forged).unwrap_err();
+    assert!(refused.to_string().contains("do not belong to the partition"), "{refused}");
+}
