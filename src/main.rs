@@ -1,3 +1,7 @@
 //! The `tailrace` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tailrace::cli::main()
+}

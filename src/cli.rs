@@ -1,0 +1,110 @@
+//! Command line: `tailrace init`, `serve`, `demo`.
+
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{Error, Result, config, demo, init, serve};
+
+/// A columnar store for time series whose write-ahead log is its change stream.
+#[derive(Debug, Parser)]
+#[command(name = "tailrace", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a node's folder: settings with comments, and certificates.
+    Init(InitArgs),
+    /// Runs a node until SIGTERM or SIGINT.
+    Serve(ServeArgs),
+    /// Plays the replication tutorial between two nodes in this process, and compares both sides.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Folder to make; it must be empty or not exist yet.
+    dir: PathBuf,
+    /// The node's name, as replicas and primaries know it [default: the folder's name].
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder with `ca.crt` and `ca.key` that sign this node's certificate (another node's `tls` folder has them)
+    /// [default: a fresh development CA].
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
+    /// A further host name or IP address under which other clusters reach this node; can be repeated.
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// The settings file, as `tailrace init` makes one.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Overrides one setting, e.g. `--set listen.pgwire=127.0.0.1:0`; can be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Rows to load; the tutorial's day of one-minute bars has 1,210,000.
+    #[arg(long, default_value_t = demo::TUTORIAL_ROWS, value_parser = clap::value_parser!(u64).range(1..))]
+    rows: u64,
+    /// Keeps both nodes up afterwards and prints how to connect, until Ctrl-C.
+    #[arg(long)]
+    serve: bool,
+}
+
+/// Parses the command line, runs the command, and says how it went: 0, or 1, 2, 3 as [`Error::exit_code`] has it.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tailrace: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Init(InitArgs { dir, name, ca, hosts }) => {
+            let made = init::init(&init::Request { dir, name, ca, hosts }, &*tailrace_wal::SystemClock::shared())?;
+            println!("{made}");
+            Ok(())
+        }
+        Command::Serve(ServeArgs { config, set }) => {
+            let settings = config::load(&config, &set)?;
+            serve::trace("info,datafusion=warn,quinn=warn,rustls=warn");
+            block_on(serve::serve(settings))
+        }
+        Command::Demo(DemoArgs { rows, serve }) => {
+            serve::trace("warn");
+            block_on(demo::demo(rows, serve))
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Configuration(format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(command);
+    // What still runs now (a query that was cancelled, in the middle of a batch) holds nothing that must be kept.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}
+
+fn key_value(argument: &str) -> Result<(String, String), String> {
+    match argument.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE, e.g. wal.persistence=async".to_owned()),
+    }
+}

@@ -1,0 +1,208 @@
+//! A node from its settings: engine → publisher → follower → SQL server, started bottom up, stopped top down.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tailrace_engine::{Engine, EngineConfig, EngineSeams, StartReport};
+use tailrace_replicator::{Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaGrant, TlsConfig};
+use tailrace_sql::{Instance, Server, SqlConfig};
+use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
+
+use crate::{
+    Error, Result,
+    config::{ListenAddress, PrimarySettings, ReplicaSettings, Settings, WalPersistence, listing},
+};
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    instance: Arc<Instance>,
+    server: Server,
+    report: StartReport,
+}
+
+impl Node {
+    /// Recovers the node's folder and starts its parts. When one of them fails, those already up are stopped again.
+    /// Must run within a tokio runtime.
+    ///
+    /// # Errors
+    /// The failing part's.
+    pub async fn start(settings: &Settings) -> Result<Self> {
+        // Settings that can be wrong come first: nothing is recovered for nothing.
+        let files_allow = canonical(&settings.files.allow)?;
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        let (engine, report) = Engine::open(engine_config(settings), seams).await?;
+
+        let mut started = Started { engine: Arc::clone(&engine), publisher: None, follower: None };
+        match started.raise(settings, files_allow).await {
+            Ok((instance, server)) => Ok(Self { instance, server, report }),
+            Err(error) => {
+                // The first failure is the one to report.
+                let _ = stop(&engine, started.publisher.as_deref(), started.follower.as_deref()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The storage engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.instance.engine
+    }
+
+    /// The primary's side, if configured.
+    pub fn publisher(&self) -> Option<&Publisher> {
+        self.instance.publisher.as_deref()
+    }
+
+    /// The replica's side, if configured.
+    pub fn follower(&self) -> Option<&Follower> {
+        self.instance.follower.as_deref()
+    }
+
+    /// Where PostgreSQL clients connect.
+    pub fn pgwire(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// What recovery found.
+    pub fn report(&self) -> &StartReport {
+        &self.report
+    }
+
+    /// Closes listeners and connections, ends replication, and closes the log: everything written is durable on
+    /// return.
+    ///
+    /// # Errors
+    /// The engine's, when the log or the manifest could not be closed cleanly.
+    pub async fn shutdown(self) -> Result<()> {
+        self.server.shutdown().await;
+        stop(&self.instance.engine, self.instance.publisher.as_deref(), self.instance.follower.as_deref()).await
+    }
+}
+
+/// What is up while a node starts.
+struct Started {
+    engine: Arc<Engine>,
+    publisher: Option<Arc<Publisher>>,
+    follower: Option<Arc<Follower>>,
+}
+
+impl Started {
+    async fn raise(&mut self, settings: &Settings, files_allow: Vec<PathBuf>) -> Result<(Arc<Instance>, Server)> {
+        if let Some(primary) = &settings.replication.primary {
+            let config = publisher_config(settings, primary)?;
+            self.publisher = Some(Publisher::start(Arc::clone(&self.engine), config).await?);
+        }
+        if let Some(replica) = &settings.replication.replica {
+            let config = follower_config(settings, replica)?;
+            self.follower = Some(Follower::start(Arc::clone(&self.engine), config).await?);
+        }
+        let instance = Arc::new(Instance {
+            engine: Arc::clone(&self.engine),
+            publisher: self.publisher.clone(),
+            follower: self.follower.clone(),
+            config: sql_config(settings, files_allow),
+        });
+        let server = Server::start(Arc::clone(&instance)).await?;
+        Ok((instance, server))
+    }
+}
+
+async fn stop(engine: &Engine, publisher: Option<&Publisher>, follower: Option<&Follower>) -> Result<()> {
+    if let Some(follower) = follower {
+        follower.shutdown().await;
+    }
+    if let Some(publisher) = publisher {
+        publisher.shutdown().await;
+    }
+    Ok(engine.shutdown().await?)
+}
+
+fn engine_config(settings: &Settings) -> EngineConfig {
+    let defaults = EngineConfig::new(&settings.node.data_dir);
+    let wal = &settings.wal;
+    let engine = &settings.engine;
+    EngineConfig {
+        storage_url: settings.storage.url.as_ref().map(|url| url.0.clone()),
+        wal: LogConfig {
+            dir: wal.dir.clone().unwrap_or_else(|| defaults.wal.dir.clone()),
+            segment_bytes: wal.segment_bytes.0,
+            sync_interval: wal.sync_interval.0,
+            async_max_bytes: wal.async_max_bytes.0,
+            pin_max_bytes: wal.pin_max_bytes.0,
+            pin_max_age: wal.pin_max_age.0,
+            ..defaults.wal
+        },
+        persistence: match wal.persistence {
+            WalPersistence::Sync => Persistence::Sync,
+            WalPersistence::Async => Persistence::Async,
+        },
+        memtable_bytes: engine.memtable_bytes.0,
+        cache_bytes: engine.cache_bytes.0,
+        flush_age: engine.flush_age.0,
+        transaction_max_bytes: engine.transaction_max_bytes.0,
+        transaction_max_age: engine.transaction_max_age.0,
+        data_dir: defaults.data_dir,
+        fragment_bytes: defaults.fragment_bytes,
+    }
+}
+
+fn publisher_config(settings: &Settings, primary: &PrimarySettings) -> Result<PublisherConfig> {
+    Ok(PublisherConfig {
+        name: settings.node.name.clone(),
+        listen: settings.listen.replication.unwrap_or(ListenAddress::any(7443)).0,
+        tls: tls_config(settings)?,
+        max_replicas: primary.max_replicas,
+        replicas: primary.replicas.as_ref().map(|grants| {
+            let grant = |grant: &crate::config::GrantSettings| ReplicaGrant {
+                name: grant.name.clone(),
+                databases: grant.databases.clone(),
+            };
+            grants.iter().map(grant).collect()
+        }),
+    })
+}
+
+fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<FollowerConfig> {
+    Ok(FollowerConfig {
+        name: replica.name.clone().unwrap_or_else(|| settings.node.name.clone()),
+        primary_addresses: replica.primary_addresses.clone(),
+        databases: replica.databases.clone(),
+        apply_workers: replica.apply_workers,
+        tls: tls_config(settings)?,
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(10),
+        task_failures_max: 30,
+    })
+}
+
+fn tls_config(settings: &Settings) -> Result<TlsConfig> {
+    match &settings.tls {
+        Some(tls) => Ok(TlsConfig { ca: tls.ca.clone(), certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        None => Err(Error::Configuration("replication needs the section [tls]".to_owned())),
+    }
+}
+
+fn sql_config(settings: &Settings, files_allow: Vec<PathBuf>) -> SqlConfig {
+    SqlConfig {
+        node_name: settings.node.name.clone(),
+        pgwire: settings.listen.pgwire.0,
+        files_allow,
+        memory_bytes: settings.query.memory_bytes.0,
+        threads: settings.query.threads,
+        statement_timeout: settings.query.statement_timeout.map(|span| span.0),
+        settings: listing(settings),
+    }
+}
+
+/// The folders as the file system knows them, so that no link leads out of one unseen.
+fn canonical(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let canonical = |folder: &PathBuf| {
+        folder.canonicalize().map_err(|error| {
+            Error::Configuration(format!(
+                "`files.allow` has {}: {error}; make the folder or remove it",
+                folder.display()
+            ))
+        })
+    };
+    folders.iter().map(canonical).collect()
+}

@@ -1,0 +1,105 @@
+//! The settings file that `init` writes.
+
+/// Every setting with its default; what is off by default is commented out.
+pub(super) fn settings(name: &str) -> String {
+    format!(
+        r#"# Settings of this Tailrace node. Relative paths are relative to this file. Environment variables override it
+# (TAILRACE_WAL__PERSISTENCE=async), flags override both (--set wal.persistence=async).
+
+[node]
+name = "{name}"                     # as other clusters see this one
+data_dir = "data"                   # log, manifest, datafiles
+
+[listen]                            # port 0 picks a free one; `serve` prints each address
+pgwire = "127.0.0.1:5442"           # PostgreSQL clients; loopback only, as there are no passwords yet
+# replication = ":7443"             # replicas of this cluster (UDP); needs [replication.primary]
+
+[tls]                               # between clusters, both sides
+ca = "tls/ca.crt"
+certificate = "tls/node.crt"
+key = "tls/node.key"
+
+[storage]
+# url = "file:///mnt/large/store"   # datafiles elsewhere than in data_dir/store
+
+[files]
+# allow = ["/srv/import"]           # folders from which COPY … FROM may read
+
+[wal]
+# dir = "wal"                       # a disk of its own keeps commits quick while flushes write
+# segment_bytes = "64MiB"           # larger: fewer files, coarser truncation
+# persistence = "sync"              # "async": acknowledged before it is on disk; a crash loses a suffix
+# sync_interval = "200ms"           # how long that suffix is at most …
+# async_max_bytes = "64MiB"         # … and how large
+# pin_max_bytes = "16GiB"           # log kept for a replica that is away; beyond it the replica repairs itself
+# pin_max_age = "7days"
+
+[engine]
+# memtable_bytes = "256MiB"         # flush when this much is in memory …
+# flush_age = "60s"                 # … or this old
+# cache_bytes = "1GiB"              # recently written partitions, kept in memory after their flush
+# transaction_max_bytes = "16GiB"
+# transaction_max_age = "10min"     # how long a large open transaction may be idle
+
+[query]
+# memory_bytes = "1GiB"
+# threads = 0                       # 0: as many as cores
+# statement_timeout = "5min"
+
+# Uncomment to let replicas follow this cluster:
+# [replication.primary]
+# max_replicas = 8
+# replicas = [{{ name = "siteB", databases = ["market"] }}]   # default: whoever the CA signed, whatever is replicated
+
+# Uncomment to follow another cluster:
+# [replication.replica]
+# primary_addresses = ["primary.example.org:7443"]
+# databases = ["market"]            # default: all that are replicated
+# apply_workers = 2                 # default: as many as cores
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A commented setting that no longer exists would mislead; so all of them are switched on and loaded.
+    #[test]
+    fn every_commented_setting_is_one() {
+        let text: String = settings("siteA")
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") || rest.starts_with('[') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tailrace.toml");
+        std::fs::write(&file, &text).unwrap();
+        let loaded = crate::config::load(&file, &[]).unwrap();
+        assert!(loaded.replication.primary.unwrap().replicas.unwrap()[0].databases.is_some());
+        assert_eq!(loaded.replication.replica.unwrap().apply_workers, 2);
+        assert!(text.matches(" = ").count() > 25, "the template was not uncommented");
+    }
+
+    #[test]
+    fn the_defaults_shown_are_the_defaults() {
+        let plain = crate::config::listing(&parse("[node]\nname = \"siteA\"\n"));
+        let shown = settings("siteA");
+        for (key, value) in plain.iter().filter(|(key, _)| key.starts_with("wal.") || key.starts_with("engine.")) {
+            let name = key.rsplit('.').next().unwrap();
+            let line =
+                shown.lines().find(|line| line.starts_with(&format!("# {name} = "))).unwrap_or_else(|| panic!("{key}"));
+            let humane = value.replace("1m", "60s").replace("10m", "10min");
+            assert!(line.contains(value) || line.contains(&humane), "{key} = {value}: {line}");
+        }
+    }
+
+    fn parse(text: &str) -> crate::config::Settings {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tailrace.toml");
+        std::fs::write(&file, text).unwrap();
+        crate::config::load(&file, &[]).unwrap()
+    }
+}

@@ -1,0 +1,109 @@
+//! kill -9 of either side at random moments under write load.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::harness::{Node, SUMS, Site, create_ticks, insert, seed, sums};
+
+/// Rows per statement.
+const BATCH: u64 = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_row_is_lost_or_doubled_when_the_primary_is_killed() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let site = Site::new();
+    let mut primary = site.primary(&["wal.segment_bytes=256KiB", "engine.flush_age=300ms"]).await;
+    let replica = site.replica("siteB", &primary, &[]).await;
+    create_ticks(&primary).await;
+    let mut next = 0;
+    for round in 0..5 {
+        let writer = Writer::start(&primary, next).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1500))).await;
+        primary.kill();
+        let acknowledged = writer.finish().await;
+        primary.start().await;
+        next = survivors(&primary, acknowledged, &format!("round {round}")).await;
+    }
+    assert!(next > 0, "nothing was ever acknowledged");
+    same_everywhere(&primary, &replica, next).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_replica_applies_everything_once() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let site = Site::new();
+    let primary = site.primary(&[]).await;
+    let mut replica = site.replica("siteB", &primary, &["wal.segment_bytes=256KiB", "engine.flush_age=300ms"]).await;
+    create_ticks(&primary).await;
+    let writer = Writer::start(&primary, 0).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1500))).await;
+        replica.kill();
+        replica.start().await;
+    }
+    let acknowledged = writer.finish().await;
+    assert!(acknowledged > 0, "nothing was ever acknowledged");
+    same_everywhere(&primary, &replica, acknowledged).await;
+}
+
+/// Writes batches one after the other until told to stop, or the connection breaks.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<u64>,
+}
+
+impl Writer {
+    async fn start(primary: &Node, from: u64) -> Self {
+        let client = primary.connect().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut next = from;
+            while !stopped.load(Ordering::Relaxed) {
+                match client.try_rows(&insert(next..next + BATCH)).await {
+                    Ok(_) => next += BATCH,
+                    // A broken connection is the expected end; the server's refusal is not.
+                    Err(error) => {
+                        assert!(error.as_db_error().is_none(), "{:?}", error.as_db_error());
+                        break;
+                    }
+                }
+            }
+            next
+        });
+        Self { stop, task }
+    }
+
+    /// All ids below this are acknowledged.
+    async fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+/// Checks what a restarted primary holds: all that was acknowledged once, and of the statement in flight all or
+/// nothing. Gives the number of rows.
+async fn survivors(primary: &Node, acknowledged: u64, context: &str) -> u64 {
+    let rows: u64 = primary.sql("SELECT count(*) FROM market.ticks").await[0][0].parse().unwrap();
+    assert!(
+        rows == acknowledged || rows == acknowledged + BATCH,
+        "{context}: {acknowledged} acknowledged, {rows} there"
+    );
+    if rows > 0 {
+        assert_eq!(primary.sql(SUMS).await, [sums(0..rows)], "{context}");
+    }
+    rows
+}
+
+async fn same_everywhere(primary: &Node, replica: &Node, rows: u64) {
+    let wanted = sums(0..rows);
+    assert_eq!(primary.sql(SUMS).await, std::slice::from_ref(&wanted));
+    replica.wait_for(SUMS, &[&wanted.iter().map(String::as_str).collect::<Vec<_>>()]).await;
+}

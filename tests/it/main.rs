@@ -1,0 +1,14 @@
+//! End to end: real `tailrace` processes, real files, real QUIC, and PostgreSQL clients.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may stop at the first surprise")]
+
+mod harness;
+
+mod binary;
+mod crash;
+mod demo;
+mod drop_and_recreate;
+mod offline;
+mod psql;
+mod replicate;
+mod stop_and_start;

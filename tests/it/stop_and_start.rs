@@ -1,0 +1,81 @@
+//! `stop_cluster_replication` and `start_cluster_replication` on either side: with the log still there, and without.
+
+use crate::harness::{Node, SUMS, Site, copy, create_ticks, insert, sums};
+
+const REPAIRS: &str = "SELECT count(*) FROM get_slave_replication_status() WHERE operation_type = 'REPAIR'";
+const STATUS: &str = "SELECT status FROM get_cluster_replication_metrics(-1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_stopped_goes_on_where_it_was() {
+    let site = Site::new();
+    let (primary, replica) = both(&site, &[]).await;
+    primary.sql("CALL stop_cluster_replication()").await;
+    primary.sql(&insert(1000..1500)).await;
+    assert_eq!(replica.sql("SELECT count(*) FROM market.ticks").await, [["1000"]]);
+    primary.sql("CALL start_cluster_replication()").await;
+    shows(&replica, 1500).await;
+    assert_eq!(replica.sql(REPAIRS).await, [["0"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_stopped_and_has_truncated_its_log_has_the_replica_repair_itself() {
+    let site = Site::new();
+    let (primary, replica) = both(&site, &["wal.segment_bytes=64KiB"]).await;
+    primary.sql("CALL stop_cluster_replication()").await;
+    primary.sql(&copy(&site.ticks_file("more.csv", 1000..21_000))).await;
+    primary.sql("CALL flush()").await;
+    primary.sql("CALL start_cluster_replication()").await;
+    shows(&replica, 21_000).await;
+    assert_eq!(replica.sql(REPAIRS).await, [["1"]]);
+    primary.sql(&insert(21_000..21_010)).await;
+    shows(&replica, 21_010).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_stopped_goes_on_where_it_was_even_after_a_restart() {
+    let site = Site::new();
+    let (primary, mut replica) = both(&site, &[]).await;
+    replica.sql("CALL stop_cluster_replication()").await;
+    replica.wait_for(STATUS, &[&["DISABLED"]]).await;
+    primary.sql(&insert(1000..1500)).await;
+    replica.stop();
+    replica.start().await;
+    assert_eq!(replica.sql(STATUS).await, [["DISABLED"]], "the switch is forgotten");
+    assert_eq!(replica.sql("SELECT count(*) FROM market.ticks").await, [["1000"]]);
+    replica.sql("CALL start_cluster_replication()").await;
+    shows(&replica, 1500).await;
+    replica.wait_for(STATUS, &[&["ENABLED"]]).await;
+    assert_eq!(replica.sql(REPAIRS).await, [["0"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_stopped_for_too_long_repairs_itself() {
+    let site = Site::new();
+    let (primary, replica) = both(&site, &["wal.segment_bytes=64KiB", "wal.pin_max_bytes=128KiB"]).await;
+    replica.sql("CALL stop_cluster_replication()").await;
+    replica.wait_for(STATUS, &[&["DISABLED"]]).await;
+    // More than the pin may hold back: it is lost, the primary goes on.
+    for part in 1..=3 {
+        let (from, to) = (1000 + (part - 1) * 20_000, 1000 + part * 20_000);
+        primary.sql(&copy(&site.ticks_file(&format!("{part}.csv"), from..to))).await;
+        primary.sql("CALL flush()").await;
+    }
+    replica.sql("CALL start_cluster_replication()").await;
+    shows(&replica, 61_000).await;
+    assert_eq!(replica.sql(REPAIRS).await, [["1"]]);
+}
+
+/// A primary with 1,000 rows and a replica that shows them.
+async fn both(site: &Site, flags: &[&str]) -> (Node, Node) {
+    let primary = site.primary(flags).await;
+    let replica = site.replica("siteB", &primary, flags).await;
+    create_ticks(&primary).await;
+    primary.sql(&insert(0..1000)).await;
+    shows(&replica, 1000).await;
+    (primary, replica)
+}
+
+async fn shows(replica: &Node, rows: u64) {
+    let wanted = sums(0..rows);
+    replica.wait_for(SUMS, &[&wanted.iter().map(String::as_str).collect::<Vec<_>>()]).await;
+}
