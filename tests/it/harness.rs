@@ -1,7 +1,7 @@
 //! Processes to test: a folder of nodes, each started, killed and restarted at will.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -327,10 +327,4 @@ pub(crate) fn seed() -> u64 {
     };
     println!("seed {seed}: TICKS_SEED={seed} repeats it");
     seed
-}
-
-/// A file of a size, for tests that look at one.
-pub(crate) fn bytes_in(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| File::open(path).unwrap().metadata().unwrap().len()).sum()
 }
