@@ -27,6 +27,10 @@ use crate::{
 /// Most bytes that one write call gets: the records of one write become known together.
 const UNIT_BYTES_MAX: u64 = 16 << 20;
 
+/// From this many unsynced bytes on, the writer syncs whenever it has written all that waits: the disk works while
+/// producers prepare what comes next, and the commit of a bulk load waits for its last bytes only.
+const EAGER_SYNC_BYTES: u64 = 8 << 20;
+
 /// The writer's own state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -148,7 +152,8 @@ impl Writer {
     fn append_all(&mut self, appends: &mut VecDeque<Request>) -> Result<(), LogError> {
         let mut wants_sync = false;
         while let Some(first) = appends.front() {
-            if self.unsynced_room() < first.frame_len() {
+            // A full segment is synced by the roll.
+            if self.unsynced_room() < first.frame_len() && !self.active.is_full_for(first.frame_len()) {
                 self.sync()?;
             }
             match self.append_unit(appends) {
@@ -164,7 +169,8 @@ impl Writer {
         let overdue = self.unsynced_since.is_some_and(|since| {
             self.shared.clock.monotonic().saturating_sub(since) >= self.shared.config.sync_interval
         });
-        if (wants_sync || overdue) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
+        let is_bulk = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) >= EAGER_SYNC_BYTES;
+        if (wants_sync || overdue || is_bulk) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
     }
 
     /// How much more may be written before a sync is due.
