@@ -1,5 +1,6 @@
 //! Datafiles: immutable, sorted Parquet files of one partition, with two hidden identity columns.
 
+mod encoding;
 mod identity;
 mod order;
 mod sink;

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_ord::ord::{DynComparator, make_comparator};
-use arrow_row::{RowConverter, SortField};
+use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::{ArrowError, SortOptions};
 
 /// Ascending, NULLs last.
@@ -35,10 +35,11 @@ pub(super) fn sorted(
         converter.append(&mut rows, &columns)?;
         addresses.extend((0..batch.num_rows()).map(|row| (chunk, row)));
     }
-    // Most comparisons end within the first bytes; beside the row's number they need no second look-up.
-    let mut order: Vec<(u128, usize)> = (0..total).map(|row| (prefix(rows.row(row).data()), row)).collect();
+    let keys = Keys::new(&rows);
+    let mut order: Vec<(u128, usize)> = (0..total).map(|row| (keys.of(rows.row(row).data()), row)).collect();
     let compare = |a: &(u128, usize), b: &(u128, usize)| -> Ordering {
-        a.0.cmp(&b.0).then_with(|| rows.row(a.1).cmp(&rows.row(b.1)))
+        let order = a.0.cmp(&b.0);
+        if keys.complete { order } else { order.then_with(|| rows.row(a.1).cmp(&rows.row(b.1))) }
     };
     let slice = total.div_ceil(threads.max(1));
     std::thread::scope(|scope| {
@@ -51,11 +52,35 @@ pub(super) fn sorted(
     Ok(Some(order.into_iter().map(|(_, row)| addresses[row]).collect()))
 }
 
-fn prefix(row: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let length = row.len().min(16);
-    bytes[..length].copy_from_slice(&row[..length]);
-    u128::from_be_bytes(bytes)
+/// Short keys for encoded rows: bytes that are the same in all rows decide nothing and are left out, and of the others
+/// the first 16 mostly decide everything, beside the row's number and without a second look-up.
+struct Keys {
+    places: Vec<usize>,
+    /// Rows with equal keys are equal.
+    complete: bool,
+}
+
+impl Keys {
+    fn new(rows: &Rows) -> Self {
+        let mut all = rows.iter();
+        let first = all.next().map(|row| row.data().to_vec()).unwrap_or_default();
+        let mut differ = vec![0u8; first.len()];
+        let mut equal_lengths = true;
+        for row in all {
+            let data = row.data();
+            equal_lengths &= data.len() == first.len();
+            // Places beyond the shortest row say nothing of it.
+            differ.truncate(data.len());
+            differ.iter_mut().zip(data).zip(&first).for_each(|((differ, a), b)| *differ |= a ^ b);
+        }
+        let places: Vec<usize> = (0..differ.len()).filter(|place| differ[*place] != 0).collect();
+        let complete = equal_lengths && places.len() <= 16;
+        Self { places: places.into_iter().take(16).collect(), complete }
+    }
+
+    fn of(&self, row: &[u8]) -> u128 {
+        self.places.iter().fold(0, |key, place| key << 8 | u128::from(row[*place]))
+    }
 }
 
 /// Ends at the first row that is out of order, so it costs little where sorting is needed.
@@ -88,6 +113,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_array::{Int64Array, StringArray};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;
 
@@ -117,6 +143,31 @@ mod tests {
         for threads in [1, 2, 3, 8] {
             let order = sorted(&batches, &[0], threads).unwrap().unwrap();
             assert_eq!(order, [(1, 3), (1, 2), (0, 2), (1, 0), (0, 3), (0, 1), (0, 0), (1, 1)]);
+        }
+    }
+
+    #[test]
+    fn any_rows_are_sorted_like_their_values() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        for _ in 0..200 {
+            let (rows, letters, length) =
+                (random.random_range(2..200), random.random_range(1..4), random.random_range(1..40));
+            let mut keys: Vec<Option<String>> = Vec::new();
+            for _ in 0..rows {
+                let length = random.random_range(0..=length);
+                let text: String = (0..length).map(|_| (b'a' + random.random_range(0..letters)) as char).collect();
+                keys.push(random.random_bool(0.9).then_some(text));
+            }
+            let numbers: Vec<i64> = (0..rows).map(|_| random.random_range(-2..1_000_000)).collect();
+            let texts: Vec<Option<&str>> = keys.iter().map(Option::as_deref).collect();
+            let batches = [batch(&texts, &numbers)];
+            let mut expected: Vec<usize> = (0..rows).collect();
+            expected.sort_by_key(|row| (keys[*row].is_none(), keys[*row].clone(), numbers[*row]));
+            let found = sorted(&batches, &[0, 1], 2).unwrap();
+            let found = found.unwrap_or_else(|| (0..rows).map(|row| (0, row)).collect());
+            assert_eq!(found.into_iter().map(|(_, row)| row).collect::<Vec<_>>(), expected);
         }
     }
 

@@ -31,7 +31,7 @@ use parquet::{
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    ColumnStatistics, DatafileMeta, ORDINAL_COLUMN, ORDINAL_FIELD_ID, SEQ_COLUMN, SEQ_FIELD_ID, identity,
+    ColumnStatistics, DatafileMeta, ORDINAL_COLUMN, ORDINAL_FIELD_ID, SEQ_COLUMN, SEQ_FIELD_ID, encoding, identity,
     order::{self, RowAddress},
     sink::Sink,
     statistics::Accumulator,
@@ -179,7 +179,7 @@ impl Encoder {
         columns.push(seqs.into_iter().map(|array| Arc::new(array) as ArrayRef).collect());
         columns.push(ordinals.into_iter().map(|array| Arc::new(array) as ArrayRef).collect());
 
-        let mut properties = properties(&keys);
+        let mut properties = properties(&keys, &schema, &columns);
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let parquet_schema = ArrowSchemaConverter::new().convert(&schema)?;
         let output = Arc::new(Output::default());
@@ -342,7 +342,7 @@ pub(super) fn file_schema(table: &Table) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn properties(keys: &[usize]) -> WriterProperties {
+fn properties(keys: &[usize], schema: &Schema, columns: &[Vec<ArrayRef>]) -> WriterProperties {
     let sorting = keys.iter().filter_map(|key| i32::try_from(*key).ok()).map(|column_idx| SortingColumn {
         column_idx,
         descending: order::SORT.descending,
@@ -354,11 +354,13 @@ fn properties(keys: &[usize]) -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_sorting_columns(Some(sorting.collect()));
-    for name in [SEQ_COLUMN, ORDINAL_COLUMN] {
-        let path = ColumnPath::from(vec![name.to_owned()]);
-        builder = builder
-            .set_column_dictionary_enabled(path.clone(), false)
-            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    for (field, chunks) in schema.fields().iter().zip(columns) {
+        let identity = [SEQ_COLUMN, ORDINAL_COLUMN].contains(&field.name().as_str());
+        let plain = if identity { Some(Encoding::DELTA_BINARY_PACKED) } else { encoding::without_dictionary(chunks) };
+        if let Some(encoding) = plain {
+            let path = ColumnPath::from(vec![field.name().clone()]);
+            builder = builder.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding);
+        }
     }
     builder.build()
 }
