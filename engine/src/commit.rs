@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tailrace_wal::{
-    Appending, Directory, FragmentNumber, Lsn, Part, Payload, PayloadHash, Persistence, Record, RecordKind,
+    Appending, Directory, FragmentNumber, LogError, Lsn, Part, Payload, PayloadHash, Persistence, Record, RecordKind,
     TransactionNumber, Written,
 };
 
@@ -60,9 +60,13 @@ impl Engine {
         });
         let claim = match &options.idempotency_key {
             None => None,
-            Some(key) => match database.keys.claim(key).await? {
-                Ok(claim) => Some(claim),
-                Err(receipt) => {
+            Some(key) => match database.keys.claim(key).await {
+                Ok(Ok(claim)) => Some(claim),
+                Err(error) => {
+                    self.abort_fragments(&database, sealed.fragments).await;
+                    return Err(error);
+                }
+                Ok(Err(receipt)) => {
                     self.abort_fragments(&database, sealed.fragments).await;
                     if durability == Durability::Durable {
                         self.wait_durable(&receipt).await?;
@@ -86,41 +90,51 @@ impl Engine {
         durability: Durability,
     ) -> Result<(Appending, Receipt)> {
         let database = sealed.database.clone();
-        self.memtable.room().await;
-        if let Some(fragments) = &mut sealed.fragments
-            && let Err(error) = fragments.written().await
-        {
-            self.abort_fragments(&database, sealed.fragments).await;
-            return Err(error);
+        let mut fragments = sealed.fragments.take();
+        let outcome = self.append_sealed(&database, sealed, &mut fragments, options, durability).await;
+        match &outcome {
+            // Whether the commit record survives is for the next start to say.
+            Ok(_) | Err(EngineError::Log(LogError::Poisoned { .. })) => {}
+            Err(_) => self.abort_fragments(&database, fragments).await,
         }
-        let admission = match self.admit_commit(&database, &sealed.tables).await {
-            Ok(admission) => admission,
-            Err(error) => {
-                self.abort_fragments(&database, sealed.fragments).await;
-                return Err(error);
-            }
-        };
-        let hashes = sealed.fragments.as_mut().map(|fragments| std::mem::take(&mut fragments.hashes));
-        let payload = Payload::new(sealed.parts, hashes.unwrap_or_default(), options.idempotency_key.clone())?;
-        let mut directories: Vec<Directory> =
-            sealed.fragments.as_mut().map(|fragments| std::mem::take(&mut fragments.directories)).unwrap_or_default();
-        let written_before = sealed.fragments.as_ref().map_or(0, |fragments| fragments.bytes);
+        outcome
+    }
+
+    /// Admits, appends and applies. After an error that is not [`LogError::Poisoned`], no commit record was written.
+    async fn append_sealed(
+        &self,
+        database: &Arc<Database>,
+        sealed: Sealed,
+        fragments: &mut Option<Fragments>,
+        options: &CommitOptions,
+        durability: Durability,
+    ) -> Result<(Appending, Receipt)> {
+        self.memtable.room().await?;
+        let (mut hashes, mut directories, mut bytes) = (Vec::new(), Vec::new(), 0);
+        if let Some(fragments) = fragments {
+            fragments.written().await?;
+            hashes = std::mem::take(&mut fragments.hashes);
+            directories = std::mem::take(&mut fragments.directories);
+            bytes = fragments.bytes;
+        }
+        let count = u32::try_from(directories.len()).unwrap_or(u32::MAX);
+        let payload = Payload::new(sealed.parts, hashes, options.idempotency_key.clone())?;
+        directories.push(payload.directory.clone());
+        bytes += payload.encoded_len() as u64;
         let record = Record {
             history: database.id,
             kind: RecordKind::Commit,
-            transaction: sealed.fragments.as_ref().map(|fragments| fragments.number),
-            fragment: FragmentNumber(u32::try_from(directories.len()).unwrap_or(u32::MAX)),
+            transaction: fragments.as_ref().map(|fragments| fragments.number),
+            fragment: FragmentNumber(count),
             payload,
         };
-        directories.push(record.payload.directory.clone());
-        let bytes = written_before + record.payload.encoded_len() as u64;
         let persistence = match durability {
             Durability::Durable => Persistence::Sync,
             Durability::Written => Persistence::Async,
         };
-        let (appending, written) = self
-            .append_and_apply(&database, record, persistence, Body { effects: sealed.effects, directories, bytes })
-            .await?;
+        let admission = self.admit_commit(database, &sealed.tables).await?;
+        let body = Body { effects: sealed.effects, directories, bytes };
+        let (appending, written) = self.append_and_apply(database, record, persistence, body).await?;
         drop(admission);
         Ok((appending, receipt(&written, sealed.rows)))
     }
@@ -259,7 +273,7 @@ impl Engine {
     async fn wait_durable(&self, receipt: &Receipt) -> Result<()> {
         let mut durable = self.log.durable();
         let reached = durable.wait_for(|durable| *durable >= receipt.lsn).await.map(drop);
-        reached.map_err(|_| indeterminate(receipt, tailrace_wal::LogError::Closed))
+        reached.map_err(|_| indeterminate(receipt, LogError::Closed))
     }
 
     /// Makes everything up to `lsn` durable.
@@ -291,6 +305,6 @@ fn receipt(written: &Written, rows: u64) -> Receipt {
     Receipt { position: written.position, lsn: written.lsn, commit_time: written.commit_time, rows }
 }
 
-fn indeterminate(receipt: &Receipt, source: tailrace_wal::LogError) -> EngineError {
+fn indeterminate(receipt: &Receipt, source: LogError) -> EngineError {
     EngineError::Indeterminate { position: Box::new(receipt.position), source }
 }

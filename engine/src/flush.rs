@@ -61,6 +61,7 @@ impl Engine {
             Ok(()) => Ok(frozen.lsn),
             Err(error) => {
                 self.thaw(frozen);
+                self.memtable.failing(error.to_string());
                 Err(error)
             }
         }

@@ -69,6 +69,11 @@ impl Held {
         self.aborted.contains(key)
     }
 
+    /// All of them; none is left.
+    pub(crate) fn drain(&mut self) -> HashMap<TransactionKey, HeldTransaction> {
+        std::mem::take(&mut self.transactions)
+    }
+
     /// Forgets all of them.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();

@@ -5,14 +5,24 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::{EngineError, Result};
+
 /// Bytes in chunks that are in no datafile yet. The chunks themselves are in the versions.
 #[derive(Debug)]
 pub(crate) struct Memtable {
     budget: u64,
     state: Mutex<State>,
-    bytes: watch::Sender<u64>,
+    level: watch::Sender<Level>,
     /// Woken when the budget is reached.
     pub(crate) full: Arc<Notify>,
+}
+
+/// What writers wait for.
+#[derive(Debug, Clone, Default)]
+struct Level {
+    bytes: u64,
+    /// Why the last flush failed, until one succeeds.
+    failing: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +36,7 @@ struct State {
 
 impl Memtable {
     pub(crate) fn new(budget: u64) -> Self {
-        Self { budget, state: Mutex::default(), bytes: watch::Sender::new(0), full: Arc::default() }
+        Self { budget, state: Mutex::default(), level: watch::Sender::new(Level::default()), full: Arc::default() }
     }
 
     /// A transaction was applied.
@@ -37,7 +47,7 @@ impl Memtable {
             state.oldest.get_or_insert(now);
             state.bytes
         };
-        self.bytes.send_replace(total);
+        self.level.send_modify(|level| level.bytes = total);
         if total >= self.budget {
             self.full.notify_one();
         }
@@ -59,7 +69,7 @@ impl Memtable {
             state.oldest_frozen = None;
             state.bytes
         };
-        self.bytes.send_replace(total);
+        self.level.send_replace(Level { bytes: total, failing: None });
     }
 
     /// The flush failed: all is as it was.
@@ -79,14 +89,32 @@ impl Memtable {
         state.bytes >= self.budget || state.oldest.is_some_and(|oldest| now.saturating_sub(oldest) >= age)
     }
 
-    /// Waits while the memtable is at twice its budget.
-    pub(crate) async fn room(&self) {
+    /// The flush failed for this reason; writers that would wait for room are told.
+    pub(crate) fn failing(&self, reason: String) {
+        self.level.send_modify(|level| level.failing = Some(reason));
+    }
+
+    /// Waits while the memtable is at twice its budget. An error when flushes fail: nobody waits for ever.
+    pub(crate) async fn room(&self) -> Result<()> {
         let limit = self.budget.saturating_mul(2);
-        let mut bytes = self.bytes.subscribe();
-        if *bytes.borrow_and_update() >= limit {
-            self.full.notify_one();
-            // The sender lives as long as `self`.
-            let _ = bytes.wait_for(|bytes| *bytes < limit).await;
+        let mut level = self.level.subscribe();
+        if level.borrow_and_update().bytes < limit {
+            return Ok(());
+        }
+        self.full.notify_one();
+        match level.wait_for(|level| level.bytes < limit || level.failing.is_some()).await {
+            Ok(level) if level.bytes < limit => Ok(()),
+            Ok(level) => Err(EngineError::Storage {
+                operation: "write to",
+                object: "the memtable".to_owned(),
+                reason: format!(
+                    "it holds {} bytes and cannot be flushed ({}); nothing was committed, put that right and run the \
+                     transaction again",
+                    level.bytes,
+                    level.failing.as_deref().unwrap_or_default()
+                ),
+            }),
+            Err(_) => Err(EngineError::Closed),
         }
     }
 }
@@ -126,6 +154,21 @@ mod tests {
         assert!(futures::poll!(&mut waiting).is_pending());
         memtable.freeze();
         memtable.flushed();
-        waiting.await;
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_flushes_that_fail() {
+        let memtable = Memtable::new(100);
+        memtable.add(200, Duration::ZERO);
+        let mut waiting = Box::pin(memtable.room());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        memtable.failing("the disk is full".to_owned());
+        let refused = waiting.await.unwrap_err();
+        assert!(refused.to_string().contains("the disk is full"), "{refused}");
+        memtable.freeze();
+        memtable.flushed();
+        memtable.add(150, Duration::ZERO);
+        memtable.room().await.unwrap();
     }
 }

@@ -100,7 +100,9 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
         let (version, files) = restore_version(engine, history)?;
         named.extend(files);
         let version = Arc::new(version);
-        let database = Arc::new(Database::new(version.clone(), state.flushed));
+        // A database that was stopped may have records to be applied from there on.
+        let applied = state.flushed.min(Lsn(state.replay_from.0.saturating_sub(1)));
+        let database = Arc::new(Database::new(version.clone(), applied));
         {
             let mut applying = database.applying.lock();
             applying.replay_after = history.replay_after;
@@ -188,18 +190,20 @@ fn open_histories(engine: &Arc<Engine>, recovery: &Recovery) -> Result<()> {
     Ok(())
 }
 
-/// Transactions that this node's clients had open are over. Those of followed histories go on when their feed does.
+/// Transactions that this node's clients had open are over, and so are those of histories that have ended. Those of
+/// followed histories go on when their feed does.
 async fn abort_open_transactions(engine: &Arc<Engine>, recovery: &Recovery) {
     for recovered in &recovery.histories {
         let id = recovered.end.position.history;
-        let Some(database) = engine.database(id) else { continue };
-        if database.version().role != Role::Primary {
-            continue;
+        match engine.database(id) {
+            Some(database) if database.version().role != Role::Primary => continue,
+            Some(database) => database.held.lock().clear(),
+            None if engine.system.lock().ended.contains_key(&id) => {}
+            None => continue,
         }
         for number in &recovered.open {
             engine.abort_transaction(id, *number).await;
         }
-        database.held.lock().clear();
     }
 }
 

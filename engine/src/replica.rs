@@ -212,8 +212,19 @@ impl Engine {
             return Err(EngineError::Invalid(format!("database {:?} is not followed here", database.name)));
         }
         self.record_facts(vec![ended_fact(&database.version())]).await?;
+        self.abort_held(&database).await;
         self.end_here(&database);
         Ok(())
+    }
+
+    /// The history goes no further here: what was open in it must not hold the log for ever.
+    async fn abort_held(&self, database: &Arc<Database>) {
+        let open = database.held.lock().drain();
+        for (key, transaction) in open {
+            if transaction.registration.is_some() {
+                self.abort_transaction(database.id, key.1).await;
+            }
+        }
     }
 
     /// Takes a database out of all later versions.
@@ -232,7 +243,7 @@ impl Engine {
 
     async fn commit_run(self: Arc<Self>, database: Arc<Database>, run: Vec<Prepared>) -> Result<Applied> {
         let _one_at_a_time = database.following.lock().await;
-        self.memtable.room().await;
+        self.memtable.room().await?;
         let latch = database.latch.read().await;
         let gate = self.gate.read().await;
         self.check_open()?;
@@ -249,6 +260,7 @@ impl Engine {
         let after = database.version();
         let ended = database.applying.lock().ended;
         if ended {
+            self.abort_held(&database).await;
             self.record_end(&database).await?;
         }
         if let Some(reason) = &after.stopped {

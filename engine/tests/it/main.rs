@@ -3,6 +3,7 @@
 
 mod basic;
 mod ddl;
+mod faults;
 mod flush;
 mod repair;
 mod replica;
