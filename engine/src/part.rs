@@ -206,7 +206,7 @@ pub(crate) mod tests {
                 let text = format!("värde {}", row % 90);
                 let number = (row % 90) as i64 - 45;
                 let scalar = match &data_type {
-                    DataType::Boolean => Scalar::Bool(row % 3 == 0),
+                    DataType::Boolean => Scalar::Bool(row.is_multiple_of(3)),
                     DataType::Float32 | DataType::Float64 => Scalar::Float(number as f64 / 4.0),
                     DataType::Decimal128(..) => Scalar::Decimal(i128::from(number) * 7),
                     DataType::Utf8 | DataType::Binary => Scalar::Bytes(text.as_bytes()),

@@ -87,8 +87,8 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|row| row.to_string())));
         let short: ArrayRef = Arc::new(Int16Array::from_iter_values(0..10_000));
         let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true; 100]));
-        assert_eq!(without_dictionary(&[few.clone()]), None);
-        assert_eq!(without_dictionary(&[many.clone()]), Some(Encoding::PLAIN));
+        assert_eq!(without_dictionary(std::slice::from_ref(&few)), None);
+        assert_eq!(without_dictionary(std::slice::from_ref(&many)), Some(Encoding::PLAIN));
         assert_eq!(
             without_dictionary(&[times.slice(0, 100), times.slice(100, 9_900)]),
             Some(Encoding::DELTA_BINARY_PACKED)

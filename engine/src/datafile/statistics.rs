@@ -323,7 +323,7 @@ mod tests {
     fn every_type_has_its_ends_and_comes_back_from_json() {
         let batch = every_type(500);
         for column in batch.columns() {
-            let whole = of(&[column.clone()]);
+            let whole = of(std::slice::from_ref(column));
             let halves = of(&[column.slice(0, 100), column.slice(100, 400)]);
             assert_eq!(whole.null_count, 100);
             assert!(whole.exact);
