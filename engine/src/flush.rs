@@ -13,7 +13,7 @@ use crate::{
     TableId, TableVersion, WriteRequest,
     apply::Changes,
     database::Database,
-    manifest::{Edit, FlushEdit, FlushedHistory},
+    manifest::{Edit, FlushEdit, FlushedHistory, surely_not_written},
     partition::datafile_path,
     system::{SYSTEM_HISTORY, System},
     write_datafile,
@@ -128,8 +128,13 @@ impl Engine {
         self.sync_upto(frozen.lsn).await?;
         let written = self.write_datafiles(frozen).await?;
         let edit = self.edit(frozen, &written);
-        // When the edit fails, it may have been written: the files stay, and the next start knows.
-        self.manifest.append(edit).await?;
+        if let Err(error) = self.manifest.append(edit).await {
+            // Where the edit may have been written all the same, the files stay, and the next start knows.
+            if surely_not_written(&error) {
+                written.into_iter().for_each(|written| self.garbage.remove(written.meta.path));
+            }
+            return Err(error);
+        }
         self.install(frozen, written);
         self.flushed.store(frozen.lsn.0, Ordering::Release);
         self.flushes.fetch_add(1, Ordering::Relaxed);

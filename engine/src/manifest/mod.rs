@@ -170,6 +170,16 @@ impl Manifest {
     }
 }
 
+/// Whether an edit that failed like this is certainly not in the manifest, so that the files it would have named can go.
+/// After any other failure of the log only the next start can tell.
+pub(crate) fn surely_not_written(error: &EngineError) -> bool {
+    match error {
+        EngineError::Log(error) => matches!(error, LogError::Full { .. } | LogError::Invalid { .. }),
+        EngineError::Closed => false,
+        _ => true,
+    }
+}
+
 /// The fold of a manifest being read.
 #[derive(Default)]
 struct Folding {

@@ -14,7 +14,7 @@ use crate::{
     DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table, TableId,
     database::Database,
     datafile::{Sink, verify_datafile},
-    manifest::{Edit, HistoryState, TableState},
+    manifest::{Edit, HistoryState, TableState, surely_not_written},
     partition::{DatafilePath, datafile_path},
     recovery::restore_version,
 };
@@ -216,9 +216,12 @@ impl Engine {
         let state = repair.state(floor);
         let (version, _) = restore_version(&self, &state)?;
         let version = Arc::new(version);
-        // When the edit fails, it may have been written: its files stay, and the next start knows.
         repair.handed_over = true;
-        self.manifest.append(Edit::Install(Box::new(state))).await?;
+        if let Err(error) = self.manifest.append(Edit::Install(Box::new(state))).await {
+            // Where the edit may have been written all the same, the files stay, and the next start knows.
+            repair.handed_over = !surely_not_written(&error);
+            return Err(error);
+        }
         self.log.open_history(HistoryEnd { position: version.position, commit_time: version.commit_time })?;
         database.held.lock().clear();
         let retired = database.replace(version.clone(), floor, |version, ended| self.publish(version, ended));
