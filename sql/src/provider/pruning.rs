@@ -12,7 +12,7 @@ use datafusion::{
     logical_expr::{Expr, utils::conjunction},
     physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder},
 };
-use tailrace_engine::{PartitionKey, PartitionVersion, TableVersion};
+use tailrace_engine::{DatafileMeta, PartitionKey, PartitionVersion, TableVersion};
 
 use super::{statistics::scalar, table::Selection};
 
@@ -61,13 +61,18 @@ impl Pruner {
             selection.chunks.extend(partition.chunks.iter().filter(|chunk| chunk.batch.num_rows() > 0).cloned());
             files.extend(partition.datafiles.iter().cloned());
         }
-        let Some(predicate) = &self.predicate else {
-            selection.datafiles = files;
-            return Ok(selection);
-        };
-        let containers = files.iter().map(|file| self.of_file(table, &file.meta)).collect::<Result<Vec<_>>>()?;
-        let keep = self.prune(predicate, containers)?;
-        selection.datafiles = files.into_iter().zip(keep).filter_map(|(file, keep)| keep.then_some(file)).collect();
+        if let Some(predicate) = &self.predicate {
+            let containers = files.iter().map(|file| self.of_file(table, &file.meta)).collect::<Result<Vec<_>>>()?;
+            let mut keep = self.prune(predicate, containers)?.into_iter();
+            files.retain(|_| keep.next().unwrap_or(true));
+        }
+        for file in files {
+            // What was written lately is still in memory.
+            match file.cached() {
+                Some(chunks) => selection.chunks.extend(chunks.iter().cloned()),
+                None => selection.datafiles.push(file),
+            }
+        }
         Ok(selection)
     }
 
@@ -110,7 +115,7 @@ impl Pruner {
         Ok(container)
     }
 
-    fn of_file(&self, table: &TableVersion, meta: &tailrace_engine::DatafileMeta) -> Result<Container> {
+    fn of_file(&self, table: &TableVersion, meta: &DatafileMeta) -> Result<Container> {
         let mut container = Container { rows: meta.rows, columns: Vec::with_capacity(meta.statistics.len()) };
         for (id, statistics) in &meta.statistics {
             let Some(column) = table.table.columns.iter().position(|column| column.id == *id) else { continue };
