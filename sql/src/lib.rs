@@ -1,6 +1,7 @@
 //! SQL surface of Tailrace.
 
 mod error;
+mod function;
 mod instance;
 mod procedure;
 mod provider;

@@ -17,7 +17,7 @@ use tailrace_engine::TableVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Instance, Result, SqlError,
+    Instance, Result, SqlError, function,
     provider::{CATALOG, Catalog, PinnedVersion, register_store},
     statement::{
         Kind, Parser, Statement, call, copy, ddl,
@@ -88,7 +88,8 @@ impl SessionFactory {
             .with_runtime_env(runtime)
             .with_default_features()
             .build();
-        let context = SessionContext::new_with_state(state);
+        let mut context = SessionContext::new_with_state(state);
+        function::register(&mut context)?;
         context.register_catalog(CATALOG, Arc::new(Catalog::new(instance.engine.clone())));
         system::register(&context, &instance)?;
         Ok(Self { template: Arc::new(context.state()), parser: Arc::new(Parser::new()), instance })

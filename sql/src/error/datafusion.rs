@@ -141,7 +141,7 @@ fn plan_error(text: &str) -> SqlError {
     if lower.contains("cannot coerce") || lower.contains("cannot infer common") || lower.contains("type mismatch") {
         return SqlError::new("42804", text);
     }
-    if lower.contains("must be in the group by") || lower.contains("could not be resolved from available columns") {
+    if lower.contains("group by") || lower.contains("could not be resolved from available columns") {
         return SqlError::new("42803", text);
     }
     if lower.contains("not found") && lower.contains("table function") {

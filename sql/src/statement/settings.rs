@@ -237,6 +237,7 @@ pub(crate) fn set(session: &Session, set: &Set) -> Result<Outcome> {
         }
         Set::One { name, value, local } => {
             if *local && session.transaction_status() == 'I' {
+                session.settings(|settings| settings.clone().set(name, value.as_deref(), true))?;
                 let text = "SET LOCAL can only be used in a transaction: it has no effect";
                 return Ok(Outcome::noted("SET", text.to_owned()));
             }

@@ -72,8 +72,8 @@ async fn statements_are_refused_by_name() {
 #[tokio::test]
 async fn syntax_errors_have_a_position() {
     let (_node, client) = Node::market().await;
-    let error = client.error("SELECT 1 FROM WHERE").await;
-    assert_eq!((error.sqlstate.as_ref(), error.position), ("42601", Some(15)), "{error:?}");
+    let error = client.error("SELECT 1,\n 2 + , 3").await;
+    assert_eq!((error.sqlstate.as_ref(), error.position), ("42601", Some(16)), "{error:?}");
     let error = client.error("SELECT 'a").await;
     assert_eq!(error.sqlstate, "42601");
     assert!(client.0.parse("  ; -- nothing\n").unwrap().is_empty());

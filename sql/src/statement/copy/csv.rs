@@ -182,7 +182,7 @@ impl Parse {
                 if value == field.name() {
                     error = error.hint("the first line looks like a header: add (HEADER true)");
                 }
-                Failed { error, record: line.checked_sub(1) }
+                Failed { error, record: Some(line) }
             }
             _ => Failed {
                 error: SqlError::new("22P04", format!("the file is not readable as CSV: {text}")),
@@ -192,14 +192,20 @@ impl Parse {
     }
 }
 
-/// Value, 0-based column and 1-based line of `Error while parsing value 'x' as type 'Int32' for column 1 at line 3. …`.
+/// Value, 0-based column and 0-based record of `Error while parsing value 'x' as type 'Int32' for column 1 at line 3. …`
+/// or `Error parsing column 1 at line 3: … 'x' …`.
 fn parse_failure(text: &str) -> Option<(&str, usize, usize)> {
-    let rest = text.strip_prefix("Error while parsing value '")?;
-    let (value, rest) = rest.split_once("' as type '")?;
-    let (_, rest) = rest.split_once("' for column ")?;
-    let (column, rest) = rest.split_once(" at line ")?;
-    let line: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((value, column.parse().ok()?, line.parse().ok()?))
+    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+    if let Some(rest) = text.strip_prefix("Error while parsing value '") {
+        let (value, rest) = rest.split_once("' as type '")?;
+        let (_, rest) = rest.split_once("' for column ")?;
+        let (column, line) = rest.split_once(" at line ")?;
+        return Some((value, column.parse().ok()?, number(line)?));
+    }
+    let (column, rest) = text.strip_prefix("Error parsing column ")?.split_once(" at line ")?;
+    let (_, value) = rest.split_once('\'')?;
+    let (value, _) = value.split_once("':").or_else(|| value.rsplit_once('\''))?;
+    Some((value, column.parse().ok()?, number(rest)?))
 }
 
 /// The file's columns as the parser reads them: types that only the casts understand come as text.
