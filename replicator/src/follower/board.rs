@@ -1,0 +1,260 @@
+//! Tasks of one followed database: what waits, what runs, what was done, and how long it took.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use tailrace_engine::{GroupFold, Operation, TASKS_KEPT, TableId, TaskInfo};
+use tailrace_wal::{CommitTime, Directory, Epoch, HistoryHeader, RecordKind, Seq, TransactionNumber};
+
+use crate::{ReplicaTask, TaskState};
+
+/// Finished tasks whose times are kept, for figures over a window.
+const SAMPLES_MAX: usize = 100_000;
+/// Transactions whose fragments' directories are remembered, to describe their task before it is applied.
+const OPEN_MAX: usize = 1_024;
+
+/// Whose tasks these are.
+#[derive(Debug, Clone)]
+pub(crate) struct Whose {
+    pub(crate) database: String,
+    pub(crate) source: String,
+    pub(crate) queue: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Board {
+    whose: Whose,
+    unfinished: VecDeque<Unfinished>,
+    finished: VecDeque<ReplicaTask>,
+    samples: VecDeque<Sample>,
+    open: HashMap<(Epoch, TransactionNumber), Vec<Directory>>,
+    groups: GroupFold,
+    total: Totals,
+}
+
+#[derive(Debug)]
+struct Unfinished {
+    task: ReplicaTask,
+    arrived: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Duration,
+    cost: Duration,
+    group: Seq,
+}
+
+/// Figures of finished tasks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) finished: u64,
+    pub(crate) cost: Duration,
+    pub(crate) max_cost: Duration,
+    pub(crate) groups: u64,
+    last_group: Option<Seq>,
+}
+
+impl Totals {
+    fn add(&mut self, cost: Duration, group: Seq) {
+        self.finished += 1;
+        self.cost += cost;
+        self.max_cost = self.max_cost.max(cost);
+        if self.last_group.replace(group) != Some(group) {
+            self.groups += 1;
+        }
+    }
+}
+
+impl Board {
+    pub(crate) fn new(whose: Whose) -> Self {
+        Self {
+            whose,
+            unfinished: VecDeque::new(),
+            finished: VecDeque::new(),
+            samples: VecDeque::new(),
+            open: HashMap::new(),
+            groups: GroupFold::default(),
+            total: Totals::default(),
+        }
+    }
+
+    /// A record arrived. `name` finds a table's name as it is now.
+    pub(crate) fn arrived(
+        &mut self,
+        header: &HistoryHeader,
+        directory: &Directory,
+        now: CommitTime,
+        monotonic: Duration,
+        name: impl Fn(TableId) -> Option<String>,
+    ) {
+        let key = (header.epoch, header.transaction);
+        match header.kind {
+            RecordKind::Fragment if self.open.len() < OPEN_MAX || self.open.contains_key(&key) => {
+                self.open.entry(key).or_default().push(directory.clone());
+            }
+            RecordKind::Fragment => {}
+            RecordKind::Abort => drop(self.open.remove(&key)),
+            RecordKind::Commit => {
+                let fragments = self.open.remove(&key).unwrap_or_default();
+                let directories: Vec<&Directory> = fragments.iter().chain([directory]).collect();
+                let group = self.groups.next(header.seq, &directories);
+                let task = describe(header, &directories, group, name);
+                let task = self.entry(task, now, TaskState::Waiting);
+                self.unfinished.push_back(Unfinished { task, arrived: monotonic });
+            }
+        }
+    }
+
+    /// A worker took the tasks up to `seq`.
+    pub(crate) fn executing(&mut self, from: Seq, to: Seq, worker: u32) {
+        for entry in self.unfinished.iter_mut().filter(|entry| (from..=to).contains(&entry.task.task.seq)) {
+            entry.task.state = TaskState::Executing;
+            entry.task.worker = Some(worker);
+        }
+    }
+
+    /// Transactions up to `seq` are applied; `tasks` describes them.
+    pub(crate) fn applied(&mut self, tasks: Vec<TaskInfo>, to: Seq, now: CommitTime, monotonic: Duration) {
+        let mut infos: HashMap<Seq, TaskInfo> = tasks.into_iter().map(|task| (task.seq, task)).collect();
+        while self.unfinished.front().is_some_and(|entry| entry.task.task.seq <= to) {
+            let Some(Unfinished { mut task, arrived }) = self.unfinished.pop_front() else { break };
+            // Not among them: a duplicate, which was finished before.
+            let Some(info) = infos.remove(&task.task.seq) else { continue };
+            task.task = info;
+            self.finish(task, now, monotonic, monotonic.saturating_sub(arrived));
+        }
+    }
+
+    /// Something that is no record was done: a repair, a drop.
+    pub(crate) fn done(&mut self, info: TaskInfo, repair: bool, began: Duration, now: CommitTime, monotonic: Duration) {
+        let mut task = self.entry(info, now, TaskState::Finished);
+        task.repair = repair;
+        self.finish(task, now, monotonic, monotonic.saturating_sub(began));
+    }
+
+    /// A repair began: it is shown as long as it lasts.
+    pub(crate) fn repairing(&mut self, seq: Seq, now: CommitTime, monotonic: Duration) {
+        self.clear();
+        let mut task = self.entry(special(seq, Operation::Append, now), now, TaskState::Executing);
+        task.repair = true;
+        self.unfinished.push_back(Unfinished { task, arrived: monotonic });
+    }
+
+    /// The oldest task failed.
+    pub(crate) fn failed(&mut self, details: &str) {
+        for entry in &mut self.unfinished {
+            entry.task.state = TaskState::Waiting;
+            entry.task.details = None;
+        }
+        if let Some(entry) = self.unfinished.front_mut() {
+            entry.task.state = TaskState::Failed;
+            entry.task.details = Some(details.to_owned());
+        }
+    }
+
+    /// What was received and not applied is gone: it will be sent again.
+    pub(crate) fn clear(&mut self) {
+        self.unfinished.clear();
+        self.open.clear();
+    }
+
+    /// As [`Self::clear`], but the failed task stays in sight.
+    pub(crate) fn clear_waiting(&mut self) {
+        self.unfinished.retain(|entry| entry.task.state == TaskState::Failed);
+        self.open.clear();
+    }
+
+    /// Finished here since start, oldest first.
+    pub(crate) fn finished(&self) -> impl Iterator<Item = &ReplicaTask> {
+        self.finished.iter()
+    }
+
+    /// Oldest first.
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = &ReplicaTask> {
+        self.unfinished.iter().map(|entry| &entry.task)
+    }
+
+    /// A task with nothing known of its way here.
+    pub(crate) fn before_start(&self, info: TaskInfo) -> ReplicaTask {
+        let mut task = self.entry(info, CommitTime(0), TaskState::Finished);
+        task.received = None;
+        task
+    }
+
+    /// Figures since `since`; `None`: since start.
+    pub(crate) fn totals(&self, since: Option<Duration>) -> Totals {
+        let Some(since) = since else { return self.total.clone() };
+        let mut totals = Totals::default();
+        let mut groups = HashSet::new();
+        for sample in self.samples.iter().rev().take_while(|sample| sample.at >= since) {
+            totals.add(sample.cost, sample.group);
+            groups.insert(sample.group);
+        }
+        totals.groups = groups.len() as u64;
+        totals
+    }
+
+    fn finish(&mut self, mut task: ReplicaTask, now: CommitTime, monotonic: Duration, cost: Duration) {
+        task.state = TaskState::Finished;
+        task.finished = Some(now);
+        task.details = None;
+        self.total.add(cost, task.task.group);
+        self.samples.push_back(Sample { at: monotonic, cost, group: task.task.group });
+        if self.samples.len() > SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+        self.finished.push_back(task);
+        if self.finished.len() > TASKS_KEPT {
+            self.finished.pop_front();
+        }
+    }
+
+    fn entry(&self, task: TaskInfo, received: CommitTime, state: TaskState) -> ReplicaTask {
+        ReplicaTask {
+            task,
+            database: self.whose.database.clone(),
+            source: self.whose.source.clone(),
+            queue: self.whose.queue,
+            worker: None,
+            received: Some(received),
+            finished: None,
+            state,
+            details: None,
+            repair: false,
+        }
+    }
+}
+
+/// A task that is no record of the history.
+pub(crate) fn special(seq: Seq, operation: Operation, commit_time: CommitTime) -> TaskInfo {
+    TaskInfo { seq, group: seq, operation, commit_time, tables: Vec::new(), rows: 0, bytes: 0 }
+}
+
+fn describe(
+    header: &HistoryHeader,
+    directories: &[&Directory],
+    group: Seq,
+    name: impl Fn(TableId) -> Option<String>,
+) -> TaskInfo {
+    let parts = || directories.iter().flat_map(|directory| &directory.parts);
+    let mut tables: Vec<(TableId, String)> = Vec::new();
+    for part in parts().filter(|part| part.table != 0) {
+        let id = TableId(part.table);
+        if !tables.iter().any(|(known, _)| *known == id) {
+            tables.push((id, name(id).unwrap_or_default()));
+        }
+    }
+    TaskInfo {
+        seq: header.seq,
+        group,
+        operation: parts().find_map(|part| Operation::from_code(part.operation)).unwrap_or(Operation::Append),
+        commit_time: header.commit_time,
+        tables,
+        rows: parts().map(|part| u64::from(part.rows)).sum(),
+        bytes: parts().map(|part| u64::from(part.length)).sum(),
+    }
+}

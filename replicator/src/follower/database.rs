@@ -1,0 +1,445 @@
+//! One followed database: opens its feed when it can, puts what arrives through the pipeline, says what it holds. Lives
+//! from the first time that it is heard of until it ends or the follower does; sessions come and go.
+
+use std::{sync::Arc, time::Duration};
+
+use tailrace_engine::{Applier, EngineError, Operation, Role, TableId};
+use tailrace_wal::{LogError, Seq};
+use tokio::sync::mpsc;
+
+use super::{
+    Shared,
+    backoff::Backoff,
+    board::special,
+    link::{Command, Event, Link, Records},
+    pipeline::{OnStart, Pipeline, Step},
+    status::{Face, RETRY},
+};
+use crate::{ReplicationState, session::Outcome, wire::CloseCause};
+
+/// What a feed is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// To be opened as soon as there is a session and nothing is under way.
+    Closed,
+    /// Asked for, or open.
+    Open,
+    /// Not to be opened until the primary offers it (again).
+    Unoffered,
+    /// Not to be opened until somebody retries.
+    Blocked,
+    /// The name is held by another database here.
+    NameTaken,
+    /// The history is over.
+    Ended,
+}
+
+/// See the module.
+pub(crate) struct Database {
+    pub(super) shared: Arc<Shared>,
+    pub(super) face: Arc<Face>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) link: Option<Link>,
+    pub(super) applier: Option<Arc<Applier>>,
+    pipeline: Pipeline,
+    phase: Phase,
+    failures: u32,
+    backoff: Backoff,
+    resume_at: Option<Duration>,
+    /// The last record was DROP DATABASE: nothing follows it.
+    ended: bool,
+    pub(super) stopping: bool,
+    on_start: OnStart,
+}
+
+impl Database {
+    pub(crate) fn new(shared: Arc<Shared>, face: Arc<Face>, commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        let config = &shared.config;
+        let board = face.clone();
+        Self {
+            pipeline: Pipeline::new(shared.workers.clone()),
+            backoff: Backoff::new(config.backoff_min, config.backoff_max, shared.seed ^ u64::from(face.history.0[0])),
+            shared,
+            face,
+            commands,
+            link: None,
+            applier: None,
+            phase: Phase::Closed,
+            failures: 0,
+            resume_at: None,
+            ended: false,
+            stopping: false,
+            on_start: Arc::new(move |from, to, worker| board.board.lock().executing(from, to, worker)),
+        }
+    }
+
+    /// Runs until the history ends or the follower stops.
+    pub(crate) async fn run(mut self) {
+        let mut databases = self.shared.engine.watch_databases();
+        loop {
+            if self.stopping && self.pipeline.is_settled() {
+                return;
+            }
+            if self.ended && self.pipeline.is_settled() {
+                self.finish();
+                return;
+            }
+            self.open().await;
+            let paused = self.paused() || self.stopping;
+            let wake = self.resume_at.map(|at| at.saturating_sub(self.now()));
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(command).await,
+                    None => self.stopping = true,
+                },
+                step = self.pipeline.next(self.applier.as_ref(), paused, &self.on_start) => self.step(step),
+                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.resume_at = None,
+                _ = databases.changed(), if self.phase == Phase::NameTaken => self.phase = Phase::Closed,
+            }
+        }
+    }
+
+    fn paused(&self) -> bool {
+        self.resume_at.is_some() || matches!(self.phase, Phase::Blocked)
+    }
+
+    /// Opens the feed, if it is to be opened.
+    async fn open(&mut self) {
+        let ready = self.phase == Phase::Closed && self.resume_at.is_none() && !self.ended && !self.stopping;
+        let Some(link) = self.link.clone().filter(|_| ready && self.pipeline.is_idle()) else { return };
+        if self.applier.is_none() {
+            let followed = self.shared.engine.follow(self.face.history, &self.face.name, &link.primary).await;
+            match followed {
+                Ok(applier) => {
+                    let (position, _) = applier.position();
+                    self.face.set_applied(position.seq);
+                    self.face.set_acknowledged(position.seq);
+                    self.applier = Some(applier);
+                }
+                Err(EngineError::AlreadyExists { .. }) => return self.name_taken(&link),
+                Err(error) => return self.fail(&error),
+            }
+        }
+        if let Some(applier) = &self.applier {
+            let (position, restart_seq) = applier.position();
+            self.phase = Phase::Open;
+            link.say(Event::Open { position, restart_seq });
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Attach(link) => {
+                self.link = Some(link);
+                if matches!(self.phase, Phase::Open | Phase::Unoffered) {
+                    self.phase = Phase::Closed;
+                }
+            }
+            Command::Detach => self.detach(),
+            Command::Offered(Some(seq)) => {
+                self.face.set_primary_seq(seq);
+                if self.phase == Phase::Unoffered {
+                    self.phase = Phase::Closed;
+                }
+            }
+            Command::Offered(None) => {}
+            Command::Outcome(outcome) => self.outcome(outcome).await,
+            Command::Chunk(records) => self.chunk(records),
+            Command::Progress(seq) => self.face.set_primary_seq(seq),
+            Command::Retry => self.retry(),
+            Command::Stop => {
+                self.pipeline.clear();
+                self.stopping = true;
+            }
+            // Late answers to a repair that is over.
+            Command::Manifest { feed, .. } => self.say(Event::EndRepair { feed }),
+            Command::Piece { .. } | Command::RepairFailed { .. } => {}
+        }
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.link = None;
+        self.pipeline.clear();
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closed;
+        }
+        let mut board = self.face.board.lock();
+        if self.phase == Phase::Blocked { board.clear_waiting() } else { board.clear() }
+    }
+
+    fn retry(&mut self) {
+        self.failures = 0;
+        self.backoff.reset();
+        self.resume_at = None;
+        if matches!(self.phase, Phase::Blocked | Phase::NameTaken) {
+            self.phase = Phase::Closed;
+            self.pipeline.clear();
+            self.face.board.lock().clear();
+            self.enabled();
+        }
+    }
+
+    fn chunk(&mut self, records: Records) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let version = self.shared.engine.version();
+        let database = version.database(&self.face.name).filter(|database| database.id == self.face.history);
+        let name = |id: TableId| {
+            let tables = database.into_iter().flat_map(|database| database.tables());
+            tables.map(|table| &table.table).find(|table| table.id == id).map(|table| table.name.clone())
+        };
+        let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+        let mut board = self.face.board.lock();
+        for (header, payload) in &records {
+            board.arrived(header, &payload.directory, now, monotonic, name);
+            self.face.raise_primary_seq(header.seq);
+        }
+        drop(board);
+        self.pipeline.push(records);
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Prepared => {}
+            Step::Applied { applied, chunks } => {
+                self.failures = 0;
+                self.backoff.reset();
+                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+                let position = match &applied {
+                    Some(applied) => applied.position,
+                    None => self.applier.as_ref().map_or_else(
+                        || tailrace_wal::Position::start(self.face.history),
+                        |applier| applier.position().0,
+                    ),
+                };
+                self.face.set_applied(position.seq);
+                let (tasks, ended) = applied.map_or_else(Default::default, |applied| (applied.tasks, applied.ended));
+                self.face.board.lock().applied(tasks, position.seq, now, monotonic);
+                self.ended |= ended;
+                let history = self.face.history;
+                if chunks > 0 {
+                    self.say(Event::Consumed { history, chunks });
+                }
+                if self.phase == Phase::Open && self.face.state() != ReplicationState::Enabled {
+                    self.enabled();
+                }
+            }
+            Step::Durable { position, restart_seq } => {
+                self.face.set_acknowledged(position.seq);
+                let applied = self.applier.as_ref().map_or(position.seq, |applier| applier.position().0.seq);
+                let history = self.face.history;
+                self.say(Event::Acknowledge { history, durable: position.seq, applied, restart_seq });
+            }
+            Step::Failed(error) => self.fail(&error),
+        }
+    }
+
+    async fn outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Opened { position } => {
+                self.face.set_primary_seq(position.seq);
+                if self.failures == 0 {
+                    self.enabled();
+                }
+                if let Some((position, restart_seq)) = self.applier.as_ref().map(|applier| applier.position()) {
+                    // What was applied without a session is told now.
+                    let (history, seq) = (self.face.history, position.seq);
+                    if self.pipeline.is_settled() {
+                        self.say(Event::Acknowledge { history, durable: seq, applied: seq, restart_seq });
+                    }
+                }
+            }
+            Outcome::Forked(reason) => self.forked(&reason),
+            Outcome::Lost(reason) => self.lost(reason).await,
+            Outcome::Dropped { end } => self.dropped(end.seq).await,
+            Outcome::Closed { cause: CloseCause::Off, reason } => {
+                self.phase = Phase::Unoffered;
+                let remedy = format!(
+                    "on the primary: CALL set_database_for_cluster_replication('{}', true), CALL start_cluster_replication()",
+                    self.face.name
+                );
+                self.set_state(ReplicationState::Disabled, Some(reason), Some(remedy));
+            }
+            Outcome::Closed { cause: CloseCause::NotGranted, reason } => {
+                self.phase = Phase::Unoffered;
+                let remedy = "grant it in section [replication.primary] of the primary".to_owned();
+                self.set_state(ReplicationState::Disabled, Some(reason), Some(remedy));
+            }
+            Outcome::Closed { cause: CloseCause::Unknown, reason } => {
+                let remedy = format!("DROP DATABASE {} here if it is no longer wanted", self.face.name);
+                self.block(ReplicationState::Stopped, reason, remedy);
+            }
+            Outcome::Closed { cause: CloseCause::Failed, reason } => {
+                self.phase = Phase::Closed;
+                self.pause();
+                self.set_state(ReplicationState::Enabled, Some(format!("the primary cannot read on: {reason}")), None);
+            }
+        }
+    }
+
+    fn forked(&mut self, reason: &str) {
+        let remedy = format!(
+            "decide which side is right; to take the primary's: DROP DATABASE {} here, then {RETRY}",
+            self.face.name
+        );
+        self.block(ReplicationState::Forked, reason.to_owned(), remedy);
+    }
+
+    async fn lost(&mut self, reason: String) {
+        self.pipeline.clear();
+        self.drain().await;
+        self.set_state(ReplicationState::Lost, Some(format!("{reason}; a repair runs")), None);
+        let began = self.now();
+        let repaired = self.repair().await;
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closed;
+        }
+        match repaired {
+            Ok(position) => {
+                self.failures = 0;
+                self.backoff.reset();
+                self.face.set_applied(position.seq);
+                self.face.set_acknowledged(position.seq);
+                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+                let mut board = self.face.board.lock();
+                board.clear();
+                board.done(special(position.seq, Operation::Append, now), true, began, now, monotonic);
+                drop(board);
+                self.enabled();
+            }
+            Err(reason) if self.link.is_none() || self.stopping => {
+                tracing::info!(database = self.face.name, reason, "a repair was interrupted");
+                self.face.board.lock().clear();
+            }
+            Err(reason) => self.fail_with(&format!("repair: {reason}")),
+        }
+    }
+
+    /// Waits until nothing is being committed.
+    async fn drain(&mut self) {
+        while !self.pipeline.is_settled() {
+            let step = self.pipeline.next(self.applier.as_ref(), true, &self.on_start).await;
+            if matches!(step, Step::Failed(_)) {
+                return;
+            }
+            self.step(step);
+        }
+    }
+
+    async fn dropped(&mut self, end: Seq) {
+        self.pipeline.clear();
+        self.drain().await;
+        let began = self.now();
+        match self.shared.engine.drop_followed(self.face.history).await {
+            Ok(()) => {
+                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+                let info = special(end, Operation::DropDatabase, now);
+                self.face.board.lock().done(info, false, began, now, monotonic);
+                self.ended = true;
+            }
+            Err(error) => {
+                self.phase = Phase::Closed;
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn name_taken(&mut self, link: &Link) {
+        self.phase = Phase::NameTaken;
+        let version = self.shared.engine.version();
+        let holder = version.database(&self.face.name).map(|database| database.role.clone());
+        if matches!(holder, Some(Role::Replica { primary }) if primary == link.primary) {
+            // The name's former database is about to end here.
+            let reason = "waits until the former database of this name has ended here".to_owned();
+            self.set_state(ReplicationState::Enabled, Some(reason), None);
+            return;
+        }
+        let name = &self.face.name;
+        let reason = format!(
+            "this cluster has a database {name:?} of its own; it is left alone, and {name:?} of {:?} is not followed",
+            link.primary
+        );
+        let remedy = format!(
+            "DROP DATABASE {name} here if it is no longer wanted, or leave it out of [replication.replica] databases"
+        );
+        self.set_state(ReplicationState::NameTaken, Some(reason), Some(remedy));
+    }
+
+    fn fail(&mut self, error: &EngineError) {
+        match error {
+            EngineError::Forked(reason) => self.forked(reason),
+            EngineError::Log(error @ LogError::Forked { .. }) => self.forked(&error.to_string()),
+            EngineError::Closed => {
+                self.pipeline.clear();
+                self.stopping = true;
+            }
+            error => self.fail_with(&error.to_string()),
+        }
+    }
+
+    fn fail_with(&mut self, reason: &str) {
+        self.failures += 1;
+        let most = self.shared.config.task_failures_max.max(1);
+        self.pipeline.restart();
+        if self.failures >= most {
+            let reason = format!("{reason} (failed {} times)", self.failures);
+            self.face.board.lock().failed(&reason);
+            self.block(ReplicationState::Stopped, reason, RETRY.to_owned());
+            return;
+        }
+        let pause = self.pause();
+        let details = format!(
+            "{reason}; attempt {} of {most} failed, the next follows in {} ms",
+            self.failures,
+            pause.as_millis()
+        );
+        tracing::warn!(database = self.face.name, details, "a task of a followed database failed");
+        self.face.board.lock().failed(&details);
+        let state = if self.face.state() == ReplicationState::Lost {
+            ReplicationState::Lost
+        } else {
+            ReplicationState::Enabled
+        };
+        self.set_state(state, Some(details), None);
+    }
+
+    fn pause(&mut self) -> Duration {
+        let pause = self.backoff.next();
+        self.resume_at = Some(self.now() + pause);
+        pause
+    }
+
+    fn block(&mut self, state: ReplicationState, reason: String, remedy: String) {
+        self.phase = Phase::Blocked;
+        self.pipeline.clear();
+        self.face.board.lock().clear_waiting();
+        self.say(Event::CloseFeed { history: self.face.history });
+        self.set_state(state, Some(reason), Some(remedy));
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Ended;
+        self.face.set_ended();
+        self.say(Event::CloseFeed { history: self.face.history });
+        tracing::info!(database = self.face.name, history = %self.face.history, "a followed database ended");
+    }
+
+    fn enabled(&self) {
+        self.set_state(ReplicationState::Enabled, None, None);
+    }
+
+    fn set_state(&self, state: ReplicationState, reason: Option<String>, remedy: Option<String>) {
+        self.face.set_state(state, reason, remedy, self.shared.engine.clock().now());
+    }
+
+    pub(super) fn say(&self, event: Event) {
+        if let Some(link) = &self.link {
+            link.say(event);
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.shared.engine.clock().monotonic()
+    }
+}

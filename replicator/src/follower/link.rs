@@ -1,0 +1,68 @@
+//! What a session and the databases say to each other.
+
+use tailrace_wal::{HistoryHeader, HistoryId, Payload, Position, Seq};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    session::Outcome,
+    wire::{DataHeader, FeedNumber},
+};
+
+/// Records of a chunk, checked and decoded.
+pub(crate) type Records = Vec<(HistoryHeader, Payload)>;
+
+/// To a database.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A session is up.
+    Attach(Link),
+    /// It ended: what was received and is not being committed is dropped and will be sent again.
+    Detach,
+    /// Whether the primary offers the database now, and where it stands there.
+    Offered(Option<Seq>),
+    Outcome(Outcome),
+    Chunk(Records),
+    Progress(Seq),
+    Manifest {
+        feed: FeedNumber,
+        json: bytes::Bytes,
+    },
+    Piece {
+        header: DataHeader,
+        bytes: bytes::Bytes,
+    },
+    RepairFailed {
+        feed: FeedNumber,
+        reason: String,
+    },
+    /// Forget failures, try again.
+    Retry,
+    /// Finish what is being committed, then end.
+    Stop,
+}
+
+/// From a database.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Open { position: Position, restart_seq: Seq },
+    CloseFeed { history: HistoryId },
+    Consumed { history: HistoryId, chunks: u32 },
+    Acknowledge { history: HistoryId, durable: Seq, applied: Seq, restart_seq: Seq },
+    BeginRepair { history: HistoryId, reply: oneshot::Sender<Option<FeedNumber>> },
+    Fetch { feed: FeedNumber, datafile: u32, offset: u64, length: u32 },
+    EndRepair { feed: FeedNumber },
+}
+
+/// A database's way to the session that is up.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) primary: String,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+}
+
+impl Link {
+    /// Says something; a session that is over does not hear it.
+    pub(crate) fn say(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,363 @@
+//! The replica's side: pulls, prepares, applies, acknowledges.
+
+mod backoff;
+mod board;
+mod connection;
+mod database;
+mod link;
+mod pipeline;
+mod repair;
+mod status;
+mod workers;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tailrace_engine::{Engine, Role, TASKS_KEPT};
+use tailrace_wal::{CommitTime, HistoryId, Seq};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    backoff::Backoff,
+    database::Database,
+    link::{Command, Link},
+    status::{Face, RETRY},
+    workers::Workers,
+};
+use crate::{
+    FollowerConfig, FollowerStatus, ReplicaTask, ReplicationError, ReplicationMetrics, ReplicationState, Result, tls,
+};
+
+/// Repairs fetched at the same time: their pieces stay far below the connection's window.
+const REPAIRS_MAX: usize = 2;
+/// How long what is in progress may take at shutdown.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// Why nothing is followed when the cluster's switch is off.
+const SWITCHED_OFF: &str = "replication is stopped on this cluster";
+
+/// Follows a primary's databases into this cluster's engine.
+#[derive(Debug)]
+pub struct Follower {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What the session and the databases share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    engine: Arc<Engine>,
+    config: FollowerConfig,
+    workers: Arc<Workers>,
+    repairs: Arc<Semaphore>,
+    databases: Mutex<BTreeMap<HistoryId, Known>>,
+    connection: Mutex<ConnectionStatus>,
+    wire_bytes: AtomicU64,
+    raw_bytes: AtomicU64,
+    retry: Notify,
+    seed: u64,
+    tasks: TaskTracker,
+    /// For tasks of databases, which need the whole.
+    this: std::sync::Weak<Shared>,
+}
+
+#[derive(Debug)]
+struct ConnectionStatus {
+    connected: Option<String>,
+    last_error: Option<String>,
+    /// Replication is on since this monotonic time; `None` while it is off.
+    enabled_since: Option<Duration>,
+    began: Duration,
+    disabled_since: CommitTime,
+}
+
+/// A database that was heard of.
+#[derive(Debug, Clone)]
+struct Known {
+    face: Arc<Face>,
+    primary: String,
+    commands: mpsc::UnboundedSender<Command>,
+    is_new: bool,
+}
+
+impl Known {
+    fn send(&self, command: Command) {
+        // One that has ended does not hear it.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Follower {
+    /// Begins to follow, unless the cluster's replica switch is off. A primary that is not there is tried again for ever.
+    pub async fn start(engine: Arc<Engine>, config: FollowerConfig) -> Result<Arc<Self>> {
+        tls::client_config(&config.tls)?;
+        let named = tls::own_name(&config.tls)?;
+        if named != config.name {
+            return Err(ReplicationError::Configuration(format!(
+                "this replica is named {:?}, but its certificate {} is for {named:?}; set name in section [replication.replica] or make another certificate",
+                config.name,
+                config.tls.certificate.display()
+            )));
+        }
+        if config.primary_addresses.is_empty() {
+            return Err(ReplicationError::Configuration(
+                "Asynchronous replication is not properly configured for the cluster: set primary_addresses in section [replication.replica]".into(),
+            ));
+        }
+        let tasks = TaskTracker::new();
+        let now = engine.clock().monotonic();
+        let shared = Arc::new_cyclic(|this| Shared {
+            workers: Workers::new(config.apply_workers),
+            repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
+            databases: Mutex::default(),
+            connection: Mutex::new(ConnectionStatus {
+                connected: None,
+                last_error: None,
+                enabled_since: None,
+                began: now,
+                disabled_since: engine.clock().now(),
+            }),
+            engine,
+            config,
+            wire_bytes: AtomicU64::new(0),
+            raw_bytes: AtomicU64::new(0),
+            retry: Notify::new(),
+            seed: rand::random(),
+            tasks: tasks.clone(),
+            this: this.clone(),
+        });
+        // Those that are here already are shown before a primary answers.
+        for info in shared.engine.histories() {
+            if let Role::Replica { primary } = &info.role
+                && !info.ended
+                && shared.is_selected(&info.name)
+            {
+                let known = shared.database(info.id, &info.name, primary);
+                known.face.set_applied(info.position.seq);
+                known.face.set_acknowledged(info.position.seq);
+            }
+        }
+        let stop = CancellationToken::new();
+        tasks.spawn(supervise(shared.clone(), stop.clone()));
+        Ok(Arc::new(Self { shared, stop, tasks }))
+    }
+
+    /// What is followed, and how it stands.
+    pub fn status(&self) -> FollowerStatus {
+        let enabled = self.shared.engine.replication_switches().replica;
+        let (connected, last_error, disabled_since) = {
+            let connection = self.shared.connection.lock();
+            (connection.connected.clone(), connection.last_error.clone(), connection.disabled_since)
+        };
+        let disabled = (!enabled).then(|| (SWITCHED_OFF.to_owned(), RETRY.to_owned(), disabled_since));
+        let databases: Vec<_> = self.shared.faces().iter().filter_map(|face| face.show(disabled.as_ref())).collect();
+        let all_stopped =
+            !databases.is_empty() && databases.iter().all(|database| database.state == ReplicationState::Stopped);
+        FollowerStatus {
+            state: match (enabled, all_stopped) {
+                (false, _) => ReplicationState::Disabled,
+                (true, true) => ReplicationState::Stopped,
+                (true, false) => ReplicationState::Enabled,
+            },
+            connected,
+            last_error,
+            databases,
+            wire_bytes: self.shared.wire_bytes.load(Ordering::Relaxed),
+            raw_bytes: self.shared.raw_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Finished tasks first (the latest 10,000, oldest first), then unfinished, oldest first.
+    pub fn tasks(&self) -> Vec<ReplicaTask> {
+        let (mut finished, mut unfinished) = (Vec::new(), Vec::new());
+        for face in self.shared.faces() {
+            let board = face.board.lock();
+            let here: HashMap<Seq, &ReplicaTask> =
+                board.finished().filter(|task| !task.repair).map(|task| (task.task.seq, task)).collect();
+            let earlier = self.shared.engine.tasks(face.history, Seq::ZERO);
+            finished.extend(
+                earlier.into_iter().filter(|info| !here.contains_key(&info.seq)).map(|info| board.before_start(info)),
+            );
+            finished.extend(board.finished().cloned());
+            unfinished.extend(board.unfinished().cloned());
+        }
+        let order = |task: &ReplicaTask| (task.finished.unwrap_or(task.task.commit_time), task.task.seq);
+        finished.sort_by_key(|task| order(task));
+        unfinished.sort_by_key(|task: &ReplicaTask| (task.received, task.task.seq));
+        let mut tasks = finished.split_off(finished.len().saturating_sub(TASKS_KEPT));
+        tasks.append(&mut unfinished);
+        tasks
+    }
+
+    /// Figures over the last `window`, or since replication was enabled.
+    pub fn metrics(&self, window: Option<Duration>) -> ReplicationMetrics {
+        let now = self.shared.engine.clock().monotonic();
+        let (enabled_since, began) = {
+            let connection = self.shared.connection.lock();
+            (connection.enabled_since.unwrap_or(now), connection.began)
+        };
+        let since = window.map_or(enabled_since, |window| now.saturating_sub(window));
+        let (mut finished, mut groups, mut unfinished) = (0, 0, 0);
+        let (mut cost, mut max_cost) = (Duration::ZERO, Duration::ZERO);
+        for face in self.shared.faces() {
+            let board = face.board.lock();
+            // Totals know everything since start; samples only so many.
+            let totals = board.totals((since > began).then_some(since));
+            finished += totals.finished;
+            groups += totals.groups;
+            cost += totals.cost;
+            max_cost = max_cost.max(totals.max_cost);
+            unfinished += face.behind().max(board.unfinished().count() as u64);
+        }
+        let seconds = now.saturating_sub(since).as_secs_f64();
+        ReplicationMetrics {
+            state: self.status().state,
+            finished,
+            unfinished,
+            per_second: if seconds > 0.0 { finished as f64 / seconds } else { 0.0 },
+            max_cost,
+            mean_cost: if finished > 0 { cost.div_f64(finished as f64) } else { Duration::ZERO },
+            mean_group_size: if groups > 0 { finished as f64 / groups as f64 } else { 0.0 },
+        }
+    }
+
+    /// Forgets failure counts and tries everything that failed again, at once. `start_cluster_replication` calls it
+    /// after the engine's switch.
+    pub fn retry(&self) {
+        self.shared.tell_all(|| Command::Retry);
+        self.shared.retry.notify_one();
+    }
+
+    /// Ends it; what is in progress is completed.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.shared.tell_all(|| Command::Stop);
+        self.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!("replication did not end within {SHUTDOWN_MAX:?}; what was in progress is received again");
+        }
+    }
+}
+
+impl Shared {
+    /// Whether settings select a database.
+    fn is_selected(&self, name: &str) -> bool {
+        self.config.databases.as_ref().is_none_or(|databases| databases.iter().any(|selected| selected == name))
+    }
+
+    /// A database's task, begun when it is not there.
+    fn database(&self, history: HistoryId, name: &str, primary: &str) -> Known {
+        let mut databases = self.databases.lock();
+        if let Some(known) = databases.get(&history) {
+            return known.clone();
+        }
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let queue = databases.len() as u32;
+        let face = Arc::new(Face::new(history, name, primary, queue, self.engine.clock().now()));
+        let known = Known { face: face.clone(), primary: primary.to_owned(), commands, is_new: true };
+        databases.insert(history, Known { is_new: false, ..known.clone() });
+        if let Some(shared) = self.this.upgrade() {
+            self.tasks.spawn(Database::new(shared, face, receiver).run());
+        }
+        known
+    }
+
+    /// Those known of a primary that have no copy here yet.
+    fn attach_waiting(&self, primary: &str, link: &Link) {
+        let databases = self.databases.lock();
+        let waiting = databases.values().filter(|known| {
+            known.primary == primary && !known.face.is_ended() && self.engine.history(known.face.history).is_none()
+        });
+        waiting.for_each(|known| known.send(Command::Attach(link.clone())));
+    }
+
+    fn tell(&self, history: HistoryId, command: Command) {
+        if let Some(known) = self.databases.lock().get(&history) {
+            known.send(command);
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        self.databases.lock().values().for_each(|known| known.send(command()));
+    }
+
+    fn faces(&self) -> Vec<Arc<Face>> {
+        self.databases.lock().values().map(|known| known.face.clone()).collect()
+    }
+
+    fn connected(&self, address: &str) {
+        let mut connection = self.connection.lock();
+        connection.connected = Some(address.to_owned());
+    }
+
+    fn detach_all(&self) {
+        self.connection.lock().connected = None;
+        self.tell_all(|| Command::Detach);
+    }
+
+    /// Notes the cluster's switch.
+    fn set_enabled(&self, enabled: bool) {
+        let mut connection = self.connection.lock();
+        if enabled && connection.enabled_since.is_none() {
+            connection.enabled_since = Some(self.engine.clock().monotonic());
+        }
+        if !enabled && connection.enabled_since.take().is_some() {
+            connection.disabled_since = self.engine.clock().now();
+        }
+    }
+}
+
+/// Keeps a connection to one of the primaries up while the cluster's switch is on.
+async fn supervise(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut databases = shared.engine.watch_databases();
+    let mut backoff = Backoff::new(shared.config.backoff_min, shared.config.backoff_max, shared.seed);
+    let mut addresses = shared.config.primary_addresses.iter().cycle();
+    while !stop.is_cancelled() {
+        let enabled = shared.engine.replication_switches().replica;
+        shared.set_enabled(enabled);
+        if !enabled {
+            tokio::select! {
+                changed = databases.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            continue;
+        }
+        let Some(address) = addresses.next() else { return };
+        let session_stop = stop.child_token();
+        let ended = {
+            let followed = connection::follow(&shared, address, &session_stop);
+            tokio::pin!(followed);
+            loop {
+                tokio::select! {
+                    ended = &mut followed => break ended,
+                    changed = databases.changed(), if !session_stop.is_cancelled() => {
+                        if changed.is_err() || !shared.engine.replication_switches().replica {
+                            session_stop.cancel();
+                        }
+                    }
+                }
+            }
+        };
+        if session_stop.is_cancelled() {
+            continue;
+        }
+        tracing::info!(address, reason = ended.reason, "not connected to the primary");
+        shared.connection.lock().last_error = Some(format!("{address}: {}", ended.reason));
+        if ended.welcomed {
+            backoff.reset();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = shared.retry.notified() => backoff.reset(),
+            () = stop.cancelled() => return,
+        }
+    }
+}

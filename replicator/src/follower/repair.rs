@@ -1,0 +1,150 @@
+//! A repair, fetched: manifest, then datafiles in pieces, then one edit that puts the database in place.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use tailrace_engine::RepairManifest;
+use tailrace_wal::Position;
+use tokio::sync::oneshot;
+
+use super::{
+    database::Database,
+    link::{Command, Event},
+};
+use crate::wire::FeedNumber;
+
+/// Length of a piece.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Pieces asked for and not yet written.
+const PIECES_AHEAD: usize = 8;
+
+/// Part of a datafile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Piece {
+    datafile: u32,
+    offset: u64,
+    length: u32,
+}
+
+impl Database {
+    /// Fetches and installs a repair. An error says what went wrong; when the session is gone, it starts over with the
+    /// next one.
+    pub(super) async fn repair(&mut self) -> Result<Position, String> {
+        let repairs = self.shared.repairs.clone();
+        let _turn = repairs.acquire().await.map_err(|error| error.to_string())?;
+        let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+        let here = self.applier.as_ref().map(|applier| applier.position().0.seq).unwrap_or_default();
+        self.face.board.lock().repairing(here, now, monotonic);
+        let (reply, answer) = oneshot::channel();
+        self.say(Event::BeginRepair { history: self.face.history, reply });
+        let feed = answer.await.ok().flatten().ok_or("the session ended")?;
+        let result = self.fetch(feed).await;
+        self.say(Event::EndRepair { feed });
+        let position = result?;
+        // The engine put another copy in place of the one that the applier knew.
+        self.applier = None;
+        Ok(position)
+    }
+
+    async fn fetch(&mut self, feed: FeedNumber) -> Result<Position, String> {
+        let json = match self.answer(feed).await? {
+            Answer::Manifest(json) => json,
+            Answer::Piece(..) => return Err("a piece came before the manifest".into()),
+        };
+        let manifest: RepairManifest = tokio::task::spawn_blocking(move || serde_json::from_slice(&json))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| format!("the manifest does not parse: {error}"))?;
+        if manifest.position.history != self.face.history {
+            return Err(format!("the manifest is of history {}", manifest.position.history));
+        }
+        let primary = self.link.as_ref().map(|link| link.primary.clone()).ok_or("the session ended")?;
+        let files = manifest.tables.iter().flat_map(|table| &table.datafiles).map(|(_, meta)| meta.bytes);
+        let mut wanted = pieces(files.collect());
+        let install = self.shared.engine.repair_install(&primary, manifest).await;
+        let mut install = install.map_err(|error| error.to_string())?;
+        let mut asked: VecDeque<Piece> = VecDeque::new();
+        let mut early: HashMap<(u32, u64), Bytes> = HashMap::new();
+        loop {
+            while asked.len() < PIECES_AHEAD
+                && let Some(piece) = wanted.next()
+            {
+                let Piece { datafile, offset, length } = piece;
+                self.say(Event::Fetch { feed, datafile, offset, length });
+                asked.push_back(piece);
+            }
+            let Some(next) = asked.front().copied() else { break };
+            while !early.contains_key(&(next.datafile, next.offset)) {
+                match self.answer(feed).await? {
+                    Answer::Piece(piece, bytes) => drop(early.insert(piece, bytes)),
+                    Answer::Manifest(_) => return Err("the manifest came twice".into()),
+                }
+            }
+            let bytes = early.remove(&(next.datafile, next.offset)).unwrap_or_default();
+            if bytes.len() != next.length as usize {
+                return Err(format!("a piece of {} bytes came, {} were asked for", bytes.len(), next.length));
+            }
+            install.write(next.datafile as usize, bytes).await.map_err(|error| error.to_string())?;
+            asked.pop_front();
+        }
+        install.install().await.map_err(|error| error.to_string())
+    }
+
+    /// The next answer to this repair. Other commands are obeyed meanwhile.
+    async fn answer(&mut self, feed: FeedNumber) -> Result<Answer, String> {
+        loop {
+            match self.commands.recv().await {
+                Some(Command::Manifest { feed: of, json }) if of == feed => return Ok(Answer::Manifest(json)),
+                Some(Command::Piece { header, bytes }) if header.feed == feed => {
+                    let datafile = u32::try_from(header.number).map_err(|_| "a piece of no datafile")?;
+                    return Ok(Answer::Piece((datafile, header.offset), bytes));
+                }
+                Some(Command::RepairFailed { feed: of, reason }) if of == feed => return Err(reason),
+                Some(Command::Progress(seq) | Command::Offered(Some(seq))) => self.face.set_primary_seq(seq),
+                Some(Command::Detach) => {
+                    self.detach();
+                    return Err("the session ended".into());
+                }
+                Some(Command::Attach(link)) => {
+                    self.detach();
+                    self.link = Some(link);
+                    return Err("the session ended".into());
+                }
+                Some(Command::Stop) | None => {
+                    self.stopping = true;
+                    return Err("the follower stops".into());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+enum Answer {
+    Manifest(Bytes),
+    Piece((u32, u64), Bytes),
+}
+
+/// Pieces of datafiles of these lengths, in order.
+fn pieces(lengths: Vec<u64>) -> impl Iterator<Item = Piece> {
+    lengths.into_iter().zip(0..).flat_map(|(length, datafile)| {
+        (0..length.div_ceil(PIECE_BYTES)).map(move |index| {
+            let offset = index * PIECE_BYTES;
+            Piece { datafile, offset, length: (length - offset).min(PIECE_BYTES) as u32 }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_every_byte_once() {
+        let got: Vec<Piece> = pieces(vec![10, 0, PIECE_BYTES, PIECE_BYTES + 1]).collect();
+        let piece = |datafile, offset, length| Piece { datafile, offset, length };
+        let whole = PIECE_BYTES as u32;
+        let wanted = [piece(0, 0, 10), piece(2, 0, whole), piece(3, 0, whole), piece(3, PIECE_BYTES, 1)];
+        assert_eq!(got, wanted);
+    }
+}

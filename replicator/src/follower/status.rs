@@ -1,0 +1,138 @@
+//! How one followed database stands, for those who ask.
+
+use parking_lot::Mutex;
+use tailrace_wal::{CommitTime, HistoryId, Seq};
+
+use super::board::{Board, Whose};
+use crate::{FollowedDatabaseStatus, ReplicationState};
+
+/// Remedy that most conditions share.
+pub(crate) const RETRY: &str = "CALL start_cluster_replication()";
+
+/// A database as others see it.
+#[derive(Debug)]
+pub(crate) struct Face {
+    pub(crate) history: HistoryId,
+    pub(crate) name: String,
+    pub(crate) board: Mutex<Board>,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug, Clone)]
+struct Standing {
+    primary: String,
+    state: ReplicationState,
+    reason: Option<String>,
+    remedy: Option<String>,
+    since: CommitTime,
+    applied: Seq,
+    acknowledged: Seq,
+    primary_seq: Option<Seq>,
+    ended: bool,
+}
+
+impl Face {
+    pub(crate) fn new(history: HistoryId, name: &str, primary: &str, queue: u32, now: CommitTime) -> Self {
+        let whose = Whose { database: name.to_owned(), source: primary.to_owned(), queue };
+        Self {
+            history,
+            name: name.to_owned(),
+            board: Mutex::new(Board::new(whose)),
+            standing: Mutex::new(Standing {
+                primary: primary.to_owned(),
+                state: ReplicationState::Enabled,
+                reason: None,
+                remedy: None,
+                since: now,
+                applied: Seq::ZERO,
+                acknowledged: Seq::ZERO,
+                primary_seq: None,
+                ended: false,
+            }),
+        }
+    }
+
+    /// Sets the state; `since` moves only when it changes.
+    pub(crate) fn set_state(
+        &self,
+        state: ReplicationState,
+        reason: Option<String>,
+        remedy: Option<String>,
+        now: CommitTime,
+    ) {
+        let mut standing = self.standing.lock();
+        if standing.state != state {
+            standing.since = now;
+            tracing::info!(database = self.name, state = state.name(), reason, "replication of a database");
+        }
+        (standing.state, standing.reason, standing.remedy) = (state, reason, remedy);
+    }
+
+    pub(crate) fn state(&self) -> ReplicationState {
+        self.standing.lock().state
+    }
+
+    /// Where it stands here.
+    pub(crate) fn set_applied(&self, seq: Seq) {
+        let mut standing = self.standing.lock();
+        standing.applied = seq;
+        standing.acknowledged = standing.acknowledged.min(seq);
+        standing.primary_seq = standing.primary_seq.map(|known| known.max(seq));
+    }
+
+    pub(crate) fn set_acknowledged(&self, seq: Seq) {
+        self.standing.lock().acknowledged = seq;
+    }
+
+    /// Last transaction known at the primary.
+    pub(crate) fn set_primary_seq(&self, seq: Seq) {
+        self.standing.lock().primary_seq = Some(seq);
+    }
+
+    /// A record of this transaction arrived.
+    pub(crate) fn raise_primary_seq(&self, seq: Seq) {
+        let mut standing = self.standing.lock();
+        standing.primary_seq = standing.primary_seq.max(Some(seq));
+    }
+
+    pub(crate) fn set_ended(&self) {
+        self.standing.lock().ended = true;
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.standing.lock().ended
+    }
+
+    /// Transactions known at the primary and not applied here.
+    pub(crate) fn behind(&self) -> u64 {
+        let standing = self.standing.lock();
+        standing.primary_seq.map_or(0, |seq| seq.0.saturating_sub(standing.applied.0))
+    }
+
+    /// As it is shown; `None` once it ended. `disabled`: why nothing is followed now.
+    pub(crate) fn show(&self, disabled: Option<&(String, String, CommitTime)>) -> Option<FollowedDatabaseStatus> {
+        let standing = self.standing.lock().clone();
+        if standing.ended {
+            return None;
+        }
+        let mut shown = FollowedDatabaseStatus {
+            database: self.name.clone(),
+            history: self.history,
+            primary: standing.primary,
+            state: standing.state,
+            reason: standing.reason,
+            remedy: standing.remedy,
+            since: standing.since,
+            applied: standing.applied,
+            acknowledged: standing.acknowledged,
+            primary_seq: standing.primary_seq,
+        };
+        if let Some((reason, remedy, since)) = disabled
+            && shown.state == ReplicationState::Enabled
+        {
+            shown.state = ReplicationState::Disabled;
+            (shown.reason, shown.remedy, shown.since) = (Some(reason.clone()), Some(remedy.clone()), *since);
+        }
+        Some(shown)
+    }
+}

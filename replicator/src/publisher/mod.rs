@@ -1,0 +1,159 @@
+//! The primary's side: serves feeds and repairs.
+
+mod catalog;
+mod connection;
+mod feed;
+mod reader;
+mod repair;
+mod replicas;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use quinn::Endpoint;
+use tailrace_engine::Engine;
+use tailrace_wal::HistoryId;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{catalog::EngineCatalog, reader::HistoryReader, replicas::Replicas};
+use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, Result, tls, transport};
+
+/// How long sessions may take to say good-bye.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
+
+/// Serves this cluster's replicated databases to replicas.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    local: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    engine: Arc<Engine>,
+    config: PublisherConfig,
+    catalog: EngineCatalog,
+    replicas: Replicas,
+    readers: Mutex<HashMap<HistoryId, Arc<HistoryReader>>>,
+    sent_wire: AtomicU64,
+    sent_raw: AtomicU64,
+}
+
+impl Publisher {
+    /// Binds and begins to serve. Databases whose replication is on, and the cluster's switch, come from the engine and
+    /// are followed as they change.
+    pub async fn start(engine: Arc<Engine>, config: PublisherConfig) -> Result<Arc<Self>> {
+        let mut server = tls::server_config(&config.tls)?;
+        server.transport_config(transport::transport(false));
+        server.migration(false);
+        // Handshakes under way; each costs a signature. Whoever is not authenticated can hold no more than this.
+        server.max_incoming(64);
+        server.incoming_buffer_size_total(4 << 20);
+        let listen = config.listen;
+        let endpoint = Endpoint::server(server, listen).map_err(|error| {
+            ReplicationError::Configuration(format!(
+                "cannot listen for replication on {listen}: {error}; set replication in section [listen]"
+            ))
+        })?;
+        let local = endpoint
+            .local_addr()
+            .map_err(|error| ReplicationError::Connection { address: listen.to_string(), reason: error.to_string() })?;
+        let shared = Arc::new(Shared {
+            catalog: EngineCatalog::new(engine.clone()),
+            engine,
+            config,
+            replicas: Replicas::default(),
+            readers: Mutex::default(),
+            sent_wire: AtomicU64::new(0),
+            sent_raw: AtomicU64::new(0),
+        });
+        let publisher =
+            Arc::new(Self { shared, endpoint, local, stop: CancellationToken::new(), tasks: TaskTracker::new() });
+        publisher.tasks.spawn(accept(
+            publisher.shared.clone(),
+            publisher.endpoint.clone(),
+            publisher.stop.clone(),
+            publisher.tasks.clone(),
+        ));
+        publisher.tasks.spawn(watch_switches(publisher.shared.clone(), publisher.stop.clone()));
+        Ok(publisher)
+    }
+
+    /// Address bound (port 0 picks one).
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// A row per replica and database, connected or pinned.
+    pub fn feeds(&self) -> Vec<ReplicaFeedStatus> {
+        self.shared.replicas.feeds(&self.shared.engine)
+    }
+
+    /// Bytes sent since start, as on the wire, and uncompressed.
+    pub fn sent_bytes(&self) -> (u64, u64) {
+        (self.shared.sent_wire.load(Ordering::Relaxed), self.shared.sent_raw.load(Ordering::Relaxed))
+    }
+
+    /// Ends sessions and closes the socket.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(SHUTDOWN_MAX, self.tasks.wait()).await;
+        self.endpoint.close(transport::CODE_DONE, b"the primary is shutting down");
+        let _ = tokio::time::timeout(SHUTDOWN_MAX, self.endpoint.wait_idle()).await;
+        self.shared.readers.lock().clear();
+    }
+}
+
+impl Shared {
+    /// The reader of a history, one for all feeds.
+    fn reader(&self, history: HistoryId) -> Arc<HistoryReader> {
+        let mut readers = self.readers.lock();
+        readers.entry(history).or_insert_with(|| HistoryReader::new(self.engine.log().clone(), history)).clone()
+    }
+}
+
+async fn accept(shared: Arc<Shared>, endpoint: Endpoint, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = stop.cancelled() => return,
+        };
+        let Some(incoming) = incoming else { return };
+        // Replaced and refused connections linger for a moment beside the admitted ones.
+        if endpoint.open_connections() > 2 * shared.config.max_replicas as usize + 16 {
+            incoming.refuse();
+            continue;
+        }
+        tasks.spawn(connection::serve(shared.clone(), incoming, stop.clone()));
+    }
+}
+
+/// A history whose replication is off holds no log for anyone, whether its replicas are here or not.
+async fn watch_switches(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut databases = shared.engine.watch_databases();
+    loop {
+        for history in shared.replicas.histories(&shared.engine) {
+            if !shared.catalog.is_on(history) {
+                shared.replicas.forget(&shared.engine, history);
+                shared.readers.lock().remove(&history);
+            }
+        }
+        tokio::select! {
+            changed = databases.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}

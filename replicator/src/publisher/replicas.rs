@@ -1,0 +1,186 @@
+//! Who is attached, and how the feeds stand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tailrace_engine::Engine;
+use tailrace_wal::{CommitTime, HistoryId, PinKey, PinState, PinStatus, Seq};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ReplicaFeedStatus, ReplicationState};
+
+/// Name of replicas' pins before the replica's name.
+const FEED_PREFIX: &str = "replica/";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Replicas {
+    attached: Mutex<BTreeMap<String, Attached>>,
+    marks: Mutex<HashMap<(String, HistoryId), Mark>>,
+    next_session: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Attached {
+    session: u64,
+    address: SocketAddr,
+    replaced: CancellationToken,
+}
+
+/// What is known of a feed beside its pin.
+#[derive(Debug, Clone, Default)]
+struct Mark {
+    last_pull: Option<CommitTime>,
+    trouble: Option<(ReplicationState, String)>,
+}
+
+/// A session's entry; it goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Attachment<'a> {
+    replicas: &'a Replicas,
+    name: String,
+    session: u64,
+    /// Fires when the same replica attached anew.
+    pub(crate) replaced: CancellationToken,
+}
+
+impl Replicas {
+    /// Admits a replica, in place of an older connection of the same name, unless there are too many.
+    pub(crate) fn attach(
+        &self,
+        engine: &Engine,
+        name: &str,
+        address: SocketAddr,
+        max_replicas: u32,
+    ) -> Result<Attachment<'_>, String> {
+        let mut attached = self.attached.lock();
+        let pins = engine.log().pins();
+        let pinned = pins.iter().filter(|pin| pin.state == PinState::Reserved).filter_map(|pin| replica_of(&pin.key));
+        let known: BTreeSet<&str> = attached.keys().map(String::as_str).chain(pinned).collect();
+        if !known.contains(name) && known.len() >= max_replicas as usize {
+            let names = known.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(format!(
+                "Asynchronous replication is not properly configured for the cluster: it serves at most {max_replicas} replicas and has {names}; raise max_replicas in section [replication.primary] and restart the primary"
+            ));
+        }
+        let session = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let replaced = CancellationToken::new();
+        let entry = Attached { session, address, replaced: replaced.clone() };
+        if let Some(older) = attached.insert(name.to_owned(), entry) {
+            older.replaced.cancel();
+        }
+        Ok(Attachment { replicas: self, name: name.to_owned(), session, replaced })
+    }
+
+    /// The replica pulled.
+    pub(crate) fn pulled(&self, name: &str, history: HistoryId, now: CommitTime) {
+        self.marks.lock().entry((name.to_owned(), history)).or_default().last_pull = Some(now);
+    }
+
+    /// A feed runs, or why it does not.
+    pub(crate) fn set_trouble(&self, name: &str, history: HistoryId, trouble: Option<(ReplicationState, String)>) {
+        self.marks.lock().entry((name.to_owned(), history)).or_default().trouble = trouble;
+    }
+
+    /// Nothing more is known of a history: its replication was switched off, or it ended.
+    pub(crate) fn forget(&self, engine: &Engine, history: HistoryId) {
+        self.marks.lock().retain(|(_, marked), _| *marked != history);
+        for pin in engine.log().pins() {
+            if pin.key.history == history && replica_of(&pin.key).is_some() {
+                engine.log().forget_pin(&pin.key);
+            }
+        }
+    }
+
+    /// Histories that replicas have pinned or tried.
+    pub(crate) fn histories(&self, engine: &Engine) -> BTreeSet<HistoryId> {
+        let pins = engine.log().pins();
+        let pinned = pins.iter().filter(|pin| replica_of(&pin.key).is_some()).map(|pin| pin.key.history);
+        pinned.chain(self.marks.lock().keys().map(|(_, history)| *history)).collect()
+    }
+
+    /// A row per replica and database, connected or pinned.
+    pub(crate) fn feeds(&self, engine: &Engine) -> Vec<ReplicaFeedStatus> {
+        let pins: HashMap<(String, HistoryId), PinStatus> = engine
+            .log()
+            .pins()
+            .into_iter()
+            .filter_map(|pin| Some(((replica_of(&pin.key)?.to_owned(), pin.key.history), pin)))
+            .collect();
+        let marks = self.marks.lock().clone();
+        let attached = self.attached.lock();
+        let keys: BTreeSet<&(String, HistoryId)> = pins.keys().chain(marks.keys()).collect();
+        let rows = keys.into_iter().filter_map(|key| {
+            let address = attached.get(&key.0).map(|attached| attached.address.to_string());
+            row(engine, key, address, pins.get(key), marks.get(key))
+        });
+        rows.collect()
+    }
+}
+
+impl Drop for Attachment<'_> {
+    fn drop(&mut self) {
+        let mut attached = self.replicas.attached.lock();
+        if attached.get(&self.name).is_some_and(|entry| entry.session == self.session) {
+            attached.remove(&self.name);
+        }
+    }
+}
+
+/// The pin of a replica's feed.
+pub(crate) fn pin_key(replica: &str, history: HistoryId) -> PinKey {
+    PinKey { feed: format!("{FEED_PREFIX}{replica}"), history }
+}
+
+fn replica_of(key: &PinKey) -> Option<&str> {
+    key.feed.strip_prefix(FEED_PREFIX)
+}
+
+fn row(
+    engine: &Engine,
+    (replica, history): &(String, HistoryId),
+    address: Option<String>,
+    pin: Option<&PinStatus>,
+    mark: Option<&Mark>,
+) -> Option<ReplicaFeedStatus> {
+    let info = engine.history(*history)?;
+    let acknowledged = pin.map_or(Seq::ZERO, |pin| pin.acknowledged);
+    let lag_tasks = info.position.seq.0.saturating_sub(acknowledged.0);
+    let lost = match pin.map(|pin| &pin.state) {
+        Some(PinState::Lost { reason }) => {
+            Some((ReplicationState::Lost, format!("{reason}; the replica repairs itself when it attaches again")))
+        }
+        _ => None,
+    };
+    let trouble = mark.and_then(|mark| mark.trouble.clone()).or(lost);
+    let (state, reason) = trouble.map_or((ReplicationState::Enabled, None), |(state, reason)| (state, Some(reason)));
+    Some(ReplicaFeedStatus {
+        replica: replica.clone(),
+        address,
+        database: info.name,
+        history: *history,
+        acknowledged,
+        applied: pin.map_or(Seq::ZERO, |pin| pin.applied),
+        last_pull: mark.and_then(|mark| mark.last_pull),
+        lag_tasks,
+        lag_bytes: if lag_tasks == 0 { Some(0) } else { pin.map(|pin| pin.held_bytes) },
+        lag: if lag_tasks == 0 { Duration::ZERO } else { age(engine, *history, acknowledged) },
+        pin: pin.map_or(PinState::Lost { reason: "it holds no pin".into() }, |pin| pin.state.clone()),
+        state,
+        reason,
+    })
+}
+
+/// Age of the oldest transaction after `acknowledged`, as far as tasks are kept.
+fn age(engine: &Engine, history: HistoryId, acknowledged: Seq) -> Duration {
+    let now = engine.clock().now().0;
+    let tasks = engine.tasks(history, acknowledged);
+    tasks.first().map_or(Duration::ZERO, |task| {
+        Duration::from_micros(u64::try_from(now.saturating_sub(task.commit_time.0)).unwrap_or(0))
+    })
+}

@@ -1,0 +1,594 @@
+//! The replica's end of a session with a primary.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use tailrace_wal::{HistoryId, NodeId, Position, Seq};
+
+use super::{FEEDS_MAX, GREETING_TIMEOUT, NAME_BYTES_MAX};
+use crate::wire::{CloseCause, DataHeader, DataKind, FeedNumber, FollowerMessage, Offer, PROTOCOL, PrimaryMessage};
+
+/// Most histories that a primary may offer.
+const OFFERS_MAX: usize = 100_000;
+/// Chunks that one feed may have on their way and waiting to be applied.
+pub(crate) const FEED_WINDOW: u32 = 16;
+/// The same for all feeds together, as long as each has one: 24 chunks of about 2 MiB stay below the connection's
+/// window of 64 MiB.
+pub(crate) const SESSION_WINDOW: u32 = 24;
+
+/// What the task around the session has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum FollowerAction {
+    /// Send on the control stream.
+    Send(FollowerMessage),
+    /// The primary answered.
+    Welcomed {
+        /// Its cluster's name.
+        cluster: String,
+    },
+    /// What may be opened now.
+    Offers { enabled: bool, offers: Vec<Offer> },
+    /// How a history stands.
+    Outcome { history: HistoryId, outcome: Outcome },
+    /// Last transaction at the primary.
+    Progress { history: HistoryId, seq: Seq },
+    /// The repair cannot go on.
+    RepairFailed { feed: FeedNumber, reason: String },
+    /// End the connection.
+    Close(Ending),
+}
+
+/// Answer to `open`, and the end of a feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Opened { position: Position },
+    Forked(String),
+    Lost(String),
+    Dropped { end: Position },
+    Closed { cause: CloseCause, reason: String },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// `welcome` did not come in time.
+    TimedOut,
+    /// The primary refused.
+    Refused(String),
+    /// The primary left.
+    Left(String),
+}
+
+/// What to do with a data stream whose header was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acceptance {
+    /// Read the body.
+    Take,
+    /// Of a feed that was closed here: drop it unread.
+    Ignore,
+}
+
+#[derive(Debug)]
+struct Feed<T> {
+    history: HistoryId,
+    opened: bool,
+    /// Granted and not received.
+    credit: u32,
+    /// Received and not consumed.
+    held: u32,
+    /// Headers accepted, whose bodies have not been handed in: numbers.
+    arriving: Vec<u64>,
+    next: u64,
+    /// Position stated by the last record handed on.
+    last: Position,
+    early: BTreeMap<u64, (DataHeader, T)>,
+}
+
+#[derive(Debug)]
+enum Repair {
+    Manifest,
+    Pieces(Vec<(u32, u64)>),
+}
+
+/// See the module. `T` is a chunk's body.
+#[derive(Debug)]
+pub(crate) struct FollowerSession<T> {
+    welcomed: bool,
+    closed: bool,
+    deadline: Duration,
+    next_feed: u32,
+    feeds: BTreeMap<FeedNumber, Feed<T>>,
+    by_history: HashMap<HistoryId, FeedNumber>,
+    repairs: BTreeMap<FeedNumber, Repair>,
+    pages: Vec<Offer>,
+    actions: VecDeque<FollowerAction>,
+}
+
+impl<T> FollowerSession<T> {
+    /// Begins with `hello`.
+    pub(crate) fn new(cluster: &str, node: NodeId, now: Duration) -> Self {
+        let hello = FollowerMessage::Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: cluster.to_owned(),
+            node,
+        };
+        Self {
+            welcomed: false,
+            closed: false,
+            deadline: now + GREETING_TIMEOUT,
+            next_feed: 1,
+            feeds: BTreeMap::new(),
+            by_history: HashMap::new(),
+            repairs: BTreeMap::new(),
+            pages: Vec::new(),
+            actions: VecDeque::from([FollowerAction::Send(hello)]),
+        }
+    }
+
+    /// Next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<FollowerAction> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        (!self.welcomed && !self.closed).then_some(self.deadline)
+    }
+
+    /// Time passed.
+    pub(crate) fn handle_timeout(&mut self, now: Duration) {
+        if self.poll_timeout().is_some_and(|deadline| now >= deadline) {
+            self.end(Ending::TimedOut);
+        }
+    }
+
+    /// A message came. An error is a violation of the protocol: the connection ends.
+    pub(crate) fn handle_message(&mut self, message: PrimaryMessage) -> Result<(), String> {
+        if self.closed {
+            return Ok(());
+        }
+        match message {
+            PrimaryMessage::Welcome { protocol, cluster, .. } if !self.welcomed => {
+                if protocol != PROTOCOL {
+                    return Err(format!("it speaks protocol {protocol}, this replica {PROTOCOL}"));
+                }
+                check_name("cluster", &cluster)?;
+                self.welcomed = true;
+                self.actions.push_back(FollowerAction::Welcomed { cluster });
+            }
+            PrimaryMessage::Refuse { reason } => self.end(Ending::Refused(reason)),
+            PrimaryMessage::Close { reason } => self.end(Ending::Left(reason)),
+            _ if !self.welcomed => return Err("its first message is not welcome".into()),
+            PrimaryMessage::Welcome { .. } => return Err("it said welcome twice".into()),
+            PrimaryMessage::Histories { enabled, more, histories } => self.offers(enabled, more, histories)?,
+            PrimaryMessage::Opened { feed, after, position } => self.opened(feed, after, position)?,
+            PrimaryMessage::Forked { feed, reason } => self.outcome(feed, Outcome::Forked(reason))?,
+            PrimaryMessage::Lost { feed, reason, .. } => self.outcome(feed, Outcome::Lost(reason))?,
+            PrimaryMessage::Dropped { feed, end } => self.outcome(feed, Outcome::Dropped { end })?,
+            PrimaryMessage::FeedClosed { feed, cause, reason } => {
+                self.outcome(feed, Outcome::Closed { cause, reason })?;
+            }
+            PrimaryMessage::Progress { histories } => {
+                for (history, seq, _) in histories {
+                    self.actions.push_back(FollowerAction::Progress { history, seq });
+                }
+            }
+            PrimaryMessage::RepairFailed { feed, reason } => {
+                self.check_seen(feed)?;
+                if self.repairs.remove(&feed).is_some() {
+                    self.actions.push_back(FollowerAction::RepairFailed { feed, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a history from a position on. Nothing happens when it is open already or the session has no room.
+    pub(crate) fn open(&mut self, position: Position, restart_seq: Seq) {
+        if !self.welcomed || self.closed || self.by_history.contains_key(&position.history) {
+            return;
+        }
+        let Some(feed) = self.take_number() else { return };
+        self.by_history.insert(position.history, feed);
+        self.feeds.insert(
+            feed,
+            Feed {
+                history: position.history,
+                opened: false,
+                credit: 0,
+                held: 0,
+                arriving: Vec::new(),
+                next: 0,
+                last: position,
+                early: BTreeMap::new(),
+            },
+        );
+        self.send(FollowerMessage::Open { feed, position, restart_seq, filter: None });
+    }
+
+    /// Ends a feed from this side; what is on its way is dropped.
+    pub(crate) fn close_feed(&mut self, history: HistoryId) {
+        if let Some(feed) = self.by_history.remove(&history) {
+            self.feeds.remove(&feed);
+            self.send(FollowerMessage::CloseFeed { feed });
+            self.grant_all();
+        }
+    }
+
+    /// A data stream's header was read: may its body be?
+    pub(crate) fn accept(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
+        self.check_seen(header.feed)?;
+        if header.kind != DataKind::Chunk {
+            return self.accept_repair(header);
+        }
+        let Some(feed) = self.feeds.get_mut(&header.feed) else { return Ok(Acceptance::Ignore) };
+        if header.history() != feed.history {
+            return Err(format!("it sent history {} on feed {}", header.history(), header.feed));
+        }
+        if !feed.opened {
+            return Err(format!("it sent records on feed {} before opening it", header.feed));
+        }
+        if feed.credit == 0 {
+            return Err(format!("it sent more chunks on feed {} than it had credit for", header.feed));
+        }
+        let number = header.number;
+        if number < feed.next || number - feed.next >= u64::from(FEED_WINDOW) {
+            return Err(format!("it sent chunk {number} on feed {}, {} is next", header.feed, feed.next));
+        }
+        if feed.arriving.contains(&number) || feed.early.contains_key(&number) {
+            return Err(format!("it sent chunk {number} on feed {} twice", header.feed));
+        }
+        feed.credit -= 1;
+        feed.held += 1;
+        feed.arriving.push(number);
+        Ok(Acceptance::Take)
+    }
+
+    /// The body of an accepted chunk is here. Returns the chunks that can be used now, in order.
+    pub(crate) fn handle_chunk(&mut self, header: DataHeader, body: T) -> Result<Vec<(DataHeader, T)>, String> {
+        let Some(feed) = self.feeds.get_mut(&header.feed) else { return Ok(Vec::new()) };
+        feed.arriving.retain(|&number| number != header.number);
+        feed.early.insert(header.number, (header, body));
+        let mut ready = Vec::new();
+        while let Some((header, body)) = feed.early.remove(&feed.next) {
+            let (last, first) = (feed.last.seq, header.first.seq);
+            if first != last && first != last.next() {
+                return Err(format!("feed {} goes from seq {last} to {first}", header.feed));
+            }
+            feed.last = header.last;
+            feed.next += 1;
+            ready.push((header, body));
+        }
+        Ok(ready)
+    }
+
+    /// So many chunks of a history were applied, or dropped: there is room for others.
+    pub(crate) fn consumed(&mut self, history: HistoryId, chunks: u32) {
+        if let Some(feed) = self.by_history.get(&history).and_then(|feed| self.feeds.get_mut(feed)) {
+            feed.held = feed.held.saturating_sub(chunks);
+            self.grant_all();
+        }
+    }
+
+    /// Tells the primary what is durable and readable here.
+    pub(crate) fn acknowledge(&mut self, history: HistoryId, durable: Seq, applied: Seq, restart_seq: Seq) {
+        if let Some(&feed) = self.by_history.get(&history)
+            && self.feeds.get(&feed).is_some_and(|open| open.opened)
+        {
+            self.send(FollowerMessage::Acknowledge { feed, durable, applied, restart_seq });
+        }
+    }
+
+    /// Asks for a repair. `None` when the session is not up or has no room.
+    pub(crate) fn begin_repair(&mut self, history: HistoryId) -> Option<FeedNumber> {
+        if !self.welcomed || self.closed {
+            return None;
+        }
+        let feed = self.take_number()?;
+        self.repairs.insert(feed, Repair::Manifest);
+        self.send(FollowerMessage::RepairBegin { feed, history });
+        Some(feed)
+    }
+
+    /// Asks for a piece. `false` when the repair is over.
+    pub(crate) fn fetch(&mut self, feed: FeedNumber, datafile: u32, offset: u64, length: u32) -> bool {
+        match self.repairs.get_mut(&feed) {
+            Some(Repair::Pieces(pieces)) => {
+                pieces.push((datafile, offset));
+                self.send(FollowerMessage::RepairFetch { feed, datafile, offset, length });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A repair is over on this side.
+    pub(crate) fn end_repair(&mut self, feed: FeedNumber) {
+        if self.repairs.remove(&feed).is_some() {
+            self.send(FollowerMessage::RepairEnd { feed });
+        }
+    }
+
+    /// Says good-bye.
+    pub(crate) fn close(&mut self, reason: &str) {
+        if !self.closed {
+            self.closed = true;
+            self.send(FollowerMessage::Close { reason: reason.to_owned() });
+        }
+    }
+
+    fn accept_repair(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
+        let Some(repair) = self.repairs.get_mut(&header.feed) else { return Ok(Acceptance::Ignore) };
+        match (header.kind, repair) {
+            (DataKind::Manifest, repair @ Repair::Manifest) => *repair = Repair::Pieces(Vec::new()),
+            (DataKind::Piece, Repair::Pieces(pieces)) => {
+                let asked = pieces
+                    .iter()
+                    .position(|&(datafile, offset)| u64::from(datafile) == header.number && offset == header.offset);
+                let Some(asked) = asked else {
+                    return Err(format!("it sent a piece of datafile {} that was not asked for", header.number));
+                };
+                pieces.swap_remove(asked);
+            }
+            _ => return Err(format!("it sent a {:?} that was not asked for", header.kind)),
+        }
+        Ok(Acceptance::Take)
+    }
+
+    fn offers(&mut self, enabled: bool, more: bool, histories: Vec<Offer>) -> Result<(), String> {
+        for offer in &histories {
+            check_name("database", &offer.name)?;
+            if offer.history != offer.position.history {
+                return Err(format!("it offered database {:?} with two histories", offer.name));
+            }
+        }
+        if self.pages.len() + histories.len() > OFFERS_MAX {
+            return Err(format!("it offered more than {OFFERS_MAX} databases"));
+        }
+        self.pages.extend(histories);
+        if !more {
+            let offers = std::mem::take(&mut self.pages);
+            self.actions.push_back(FollowerAction::Offers { enabled, offers });
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, number: FeedNumber, after: Seq, position: Position) -> Result<(), String> {
+        self.check_seen(number)?;
+        let Some(feed) = self.feeds.get_mut(&number) else { return Ok(()) };
+        if feed.opened {
+            return Err(format!("it opened feed {number} twice"));
+        }
+        if after > feed.last.seq || position.history != feed.history || position.seq < feed.last.seq {
+            return Err(format!(
+                "it opened feed {number} after seq {after} of {position}, {} was asked for",
+                feed.last
+            ));
+        }
+        feed.opened = true;
+        feed.last.seq = after;
+        let history = feed.history;
+        self.actions.push_back(FollowerAction::Outcome { history, outcome: Outcome::Opened { position } });
+        self.grant_all();
+        Ok(())
+    }
+
+    fn outcome(&mut self, number: FeedNumber, outcome: Outcome) -> Result<(), String> {
+        self.check_seen(number)?;
+        let Some(feed) = self.feeds.get(&number) else { return Ok(()) };
+        if feed.opened && matches!(outcome, Outcome::Forked(_) | Outcome::Dropped { .. }) {
+            return Err(format!("it answered feed {number} twice"));
+        }
+        if let Outcome::Dropped { end } = &outcome
+            && (end.history != feed.history || end.seq < feed.last.seq)
+        {
+            return Err(format!("it ended feed {number} at {end}, which is not after {}", feed.last));
+        }
+        let history = feed.history;
+        self.feeds.remove(&number);
+        self.by_history.remove(&history);
+        self.actions.push_back(FollowerAction::Outcome { history, outcome });
+        self.grant_all();
+        Ok(())
+    }
+
+    /// Gives credit: one chunk to every open feed, then more while the session's budget lasts. Small amounts wait until
+    /// a quarter of the window is free, so that a message serves several chunks.
+    fn grant_all(&mut self) {
+        let mut used: u32 = self.feeds.values().map(|feed| feed.credit + feed.held).sum();
+        let mut granted = Vec::new();
+        for (&number, feed) in self.feeds.iter_mut().filter(|(_, feed)| feed.opened) {
+            let mine = feed.credit + feed.held;
+            let free = FEED_WINDOW.saturating_sub(mine).min(SESSION_WINDOW.saturating_sub(used));
+            let least = u32::from(mine == 0);
+            let grant = if free >= FEED_WINDOW / 4 || feed.credit == 0 { free.max(least) } else { least };
+            if grant > 0 {
+                feed.credit += grant;
+                used += grant;
+                granted.push((number, grant));
+            }
+        }
+        for (feed, chunks) in granted {
+            self.send(FollowerMessage::Pull { feed, chunks });
+        }
+    }
+
+    fn take_number(&mut self) -> Option<FeedNumber> {
+        if self.feeds.len() + self.repairs.len() >= FEEDS_MAX {
+            return None;
+        }
+        let number = FeedNumber(self.next_feed);
+        self.next_feed = self.next_feed.checked_add(1)?;
+        Some(number)
+    }
+
+    /// Messages and chunks of a feed that was closed here may still be on their way; of others, not.
+    fn check_seen(&self, feed: FeedNumber) -> Result<(), String> {
+        if feed.0 < self.next_feed && feed.0 > 0 {
+            Ok(())
+        } else {
+            Err(format!("it spoke of feed {feed}, which was never opened"))
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.closed = true;
+        self.actions.push_back(FollowerAction::Close(ending));
+    }
+
+    fn send(&mut self, message: FollowerMessage) {
+        self.actions.push_back(FollowerAction::Send(message));
+    }
+}
+
+fn check_name(kind: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(format!("its {kind} name has {} bytes, 1 to {NAME_BYTES_MAX} are allowed", name.len()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Compression;
+
+    fn history() -> HistoryId {
+        HistoryId([4; 16])
+    }
+
+    fn at(seq: u64) -> Position {
+        Position { seq: Seq(seq), ..Position::start(history()) }
+    }
+
+    fn welcomed() -> FollowerSession<u8> {
+        let mut session = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        let welcome =
+            PrimaryMessage::Welcome { protocol: 1, version: "0".into(), cluster: "a".into(), node: NodeId([2; 16]) };
+        session.handle_message(welcome).unwrap();
+        session
+    }
+
+    fn opened() -> FollowerSession<u8> {
+        let mut session = welcomed();
+        session.open(at(10), Seq(10));
+        let opened = PrimaryMessage::Opened { feed: FeedNumber(1), after: Seq(10), position: at(20) };
+        session.handle_message(opened).unwrap();
+        session
+    }
+
+    fn chunk(number: u64, first: u64, last: u64) -> DataHeader {
+        DataHeader {
+            kind: DataKind::Chunk,
+            compression: Compression::Raw,
+            feed: FeedNumber(1),
+            records: 1,
+            number,
+            raw_len: 256,
+            encoded_len: 256,
+            first: at(first),
+            last: at(last),
+            offset: 0,
+            body_hash: 0,
+        }
+    }
+
+    fn actions(session: &mut FollowerSession<u8>) -> Vec<FollowerAction> {
+        std::iter::from_fn(|| session.poll_action()).collect()
+    }
+
+    #[test]
+    fn chunks_are_used_in_order() {
+        let mut session = opened();
+        for header in [chunk(1, 12, 12), chunk(0, 11, 11)] {
+            assert_eq!(session.accept(&header).unwrap(), Acceptance::Take);
+        }
+        assert!(session.handle_chunk(chunk(1, 12, 12), 1).unwrap().is_empty());
+        let ready = session.handle_chunk(chunk(0, 11, 11), 0).unwrap();
+        assert_eq!(ready.iter().map(|(_, body)| *body).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn holes_doubles_and_overdrafts_are_violations() {
+        let mut session = opened();
+        assert!(session.accept(&chunk(99, 11, 11)).unwrap_err().contains("is next"));
+        session.accept(&chunk(0, 11, 11)).unwrap();
+        assert!(session.accept(&chunk(0, 11, 11)).unwrap_err().contains("twice"));
+        session.handle_chunk(chunk(0, 11, 11), 0).unwrap();
+        assert!(session.accept(&chunk(0, 11, 11)).unwrap_err().contains("is next"));
+        session.accept(&chunk(1, 13, 13)).unwrap();
+        assert!(session.handle_chunk(chunk(1, 13, 13), 0).unwrap_err().contains("from seq 11 to 13"));
+
+        let mut session = opened();
+        for number in 0..u64::from(FEED_WINDOW) {
+            session.accept(&chunk(number, 11 + number, 11 + number)).unwrap();
+        }
+        assert!(session.accept(&chunk(16, 27, 27)).unwrap_err().contains("credit"));
+    }
+
+    #[test]
+    fn strangers_are_violations() {
+        let mut session = welcomed();
+        let never = FeedNumber(9);
+        assert!(session.accept(&DataHeader { feed: never, ..chunk(0, 11, 11) }).is_err());
+        assert!(session.handle_message(PrimaryMessage::Forked { feed: never, reason: String::new() }).is_err());
+        session.open(at(10), Seq(10));
+        assert!(session.accept(&chunk(0, 11, 11)).unwrap_err().contains("before opening"));
+        let piece = DataHeader { kind: DataKind::Piece, ..chunk(0, 0, 0) };
+        assert_eq!(session.accept(&piece).unwrap(), Acceptance::Ignore);
+        let mut fresh: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        let early = PrimaryMessage::Histories { enabled: true, more: false, histories: vec![] };
+        assert!(fresh.handle_message(early).unwrap_err().contains("welcome"));
+    }
+
+    #[test]
+    fn pieces_come_as_asked() {
+        let mut session = welcomed();
+        let feed = session.begin_repair(history()).unwrap();
+        let piece = DataHeader { kind: DataKind::Piece, offset: 7, ..chunk(3, 0, 0) };
+        assert!(session.accept(&piece).unwrap_err().contains("not asked"));
+        let manifest = DataHeader { kind: DataKind::Manifest, ..chunk(0, 0, 0) };
+        assert_eq!(session.accept(&manifest).unwrap(), Acceptance::Take);
+        assert!(session.accept(&manifest).unwrap_err().contains("not asked"));
+        assert!(session.fetch(feed, 3, 7, 100));
+        assert_eq!(session.accept(&piece).unwrap(), Acceptance::Take);
+        assert!(session.accept(&piece).is_err());
+        session.end_repair(feed);
+        assert!(!session.fetch(feed, 3, 8, 100));
+        assert_eq!(session.accept(&piece).unwrap(), Acceptance::Ignore);
+    }
+
+    #[test]
+    fn credit_follows_consumption() {
+        let mut session = opened();
+        let granted = |session: &mut FollowerSession<u8>| -> u32 {
+            actions(session)
+                .iter()
+                .map(|action| match action {
+                    FollowerAction::Send(FollowerMessage::Pull { chunks, .. }) => *chunks,
+                    _ => 0,
+                })
+                .sum()
+        };
+        assert_eq!(granted(&mut session), FEED_WINDOW);
+        for number in 0..4 {
+            session.accept(&chunk(number, 11 + number, 11 + number)).unwrap();
+        }
+        assert_eq!(granted(&mut session), 0, "received but not consumed");
+        session.consumed(history(), 1);
+        assert_eq!(granted(&mut session), 0, "small amounts wait");
+        session.consumed(history(), 3);
+        assert_eq!(granted(&mut session), 4);
+    }
+
+    #[test]
+    fn a_silent_primary_is_left() {
+        let mut session: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        assert_eq!(session.poll_timeout(), Some(GREETING_TIMEOUT));
+        session.handle_timeout(GREETING_TIMEOUT);
+        assert_eq!(actions(&mut session).last(), Some(&FollowerAction::Close(Ending::TimedOut)));
+    }
+}

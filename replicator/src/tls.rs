@@ -1,0 +1,125 @@
+//! Certificates: both sides prove themselves to each other before anything else is said.
+
+use std::{path::Path, sync::Arc};
+
+use quinn::{
+    ClientConfig, ServerConfig,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use rustls::{
+    RootCertStore,
+    client::Resumption,
+    crypto::{CryptoProvider, ring},
+    server::WebPkiClientVerifier,
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use x509_parser::{extensions::GeneralName, prelude::FromDer};
+
+use crate::{ReplicationError, Result, TlsConfig, session::NAME_BYTES_MAX, wire::ALPN};
+
+/// What a replica's certificate states before its name.
+const IDENTITY_PREFIX: &str = "tailrace://replica/";
+
+/// The primary's side.
+pub(crate) fn server_config(config: &TlsConfig) -> Result<ServerConfig> {
+    let Material { roots, chain, key } = Material::read(config)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| wrong(&config.ca, &error))?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| wrong(&config.certificate, &error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| wrong(&config.certificate, &error))?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // Every connection proves itself anew.
+    tls.send_tls13_tickets = 0;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
+    Ok(ServerConfig::with_crypto(Arc::new(crypto)))
+}
+
+/// The replica's side. The primary's certificate must be for the host in its address.
+pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig> {
+    let Material { roots, chain, key } = Material::read(config)?;
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| wrong(&config.certificate, &error))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| wrong(&config.certificate, &error))?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.resumption = Resumption::disabled();
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
+    Ok(ClientConfig::new(Arc::new(crypto)))
+}
+
+/// The name in this node's own certificate.
+pub(crate) fn own_name(config: &TlsConfig) -> Result<String> {
+    let chain = read_chain(&config.certificate)?;
+    replica_name(&chain).map_err(|reason| {
+        ReplicationError::Configuration(format!(
+            "{}: {reason}; make a certificate with `tailrace init --name NAME --ca DIR`",
+            config.certificate.display()
+        ))
+    })
+}
+
+/// The name that a checked certificate chain states.
+pub(crate) fn replica_name(chain: &[CertificateDer<'_>]) -> Result<String, String> {
+    let leaf = chain.first().ok_or("the peer sent no certificate")?;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|error| format!("its certificate does not parse: {error}"))?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|error| format!("its certificate's names do not parse: {error}"))?
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
+    let mut found = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(IDENTITY_PREFIX),
+        _ => None,
+    });
+    let name = found.next().ok_or_else(|| format!("its certificate has no name {IDENTITY_PREFIX}<name>"))?;
+    if found.next().is_some() {
+        return Err(format!("its certificate has several names {IDENTITY_PREFIX}<name>"));
+    }
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('/') {
+        return Err(format!("its certificate names a replica {name:?}"));
+    }
+    Ok(name.to_owned())
+}
+
+struct Material {
+    roots: RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Material {
+    fn read(config: &TlsConfig) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in read_chain(&config.ca)? {
+            roots.add(certificate).map_err(|error| wrong(&config.ca, &error))?;
+        }
+        let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| wrong(&config.key, &error))?;
+        Ok(Self { roots, chain: read_chain(&config.certificate)?, key })
+    }
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| wrong(path, &error))?;
+    if chain.is_empty() {
+        return Err(wrong(path, &"it holds no certificate"));
+    }
+    Ok(chain)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn wrong(path: &Path, reason: &dyn std::fmt::Display) -> ReplicationError {
+    ReplicationError::Configuration(format!("{}: {reason}; see section [tls] of the settings", path.display()))
+}
