@@ -1,0 +1,90 @@
+//! Who may attach.
+
+use tailrace_replicator::{ReplicaGrant, ReplicationError, ReplicationState};
+
+use crate::support::{Authority, Site, eventually, reaches};
+
+async fn refusal(follower: &tailrace_replicator::Follower) -> String {
+    eventually("a refusal", || follower.status().last_error).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let primary = Site::new(&authority, "a").await;
+    let publisher = primary.publish().await;
+    primary.market("market").await;
+    // Trusts the primary, but was signed by another authority.
+    let mut stranger = Site::new(&other, "b").await;
+    stranger.tls.ca = authority.ca();
+    let follower = stranger.follow(publisher.local_addr()).await;
+    let reason = refusal(&follower).await;
+    assert!(reason.contains("certificate"), "{reason}");
+    // Was signed by the right one, but does not trust the primary.
+    let mut distrustful = Site::new(&authority, "c").await;
+    distrustful.tls.ca = other.ca();
+    let second = distrustful.follow(publisher.local_addr()).await;
+    let reason = refusal(&second).await;
+    assert!(reason.contains("certificate"), "{reason}");
+    assert_eq!(stranger.position("market"), None);
+    follower.shutdown().await;
+    second.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_must_be_that_of_the_certificate() {
+    let authority = Authority::new();
+    let mut site = Site::new(&authority, "b").await;
+    site.name = "c".into();
+    let config = tailrace_replicator::FollowerConfig {
+        name: "c".into(),
+        primary_addresses: vec!["127.0.0.1:1".into()],
+        databases: None,
+        apply_workers: 1,
+        tls: site.tls.clone(),
+        backoff_min: std::time::Duration::from_millis(1),
+        backoff_max: std::time::Duration::from_millis(1),
+        task_failures_max: 1,
+    };
+    let error = tailrace_replicator::Follower::start(site.engine.clone(), config).await.unwrap_err();
+    assert!(matches!(&error, ReplicationError::Configuration(text) if text.contains("\"b\"")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_over_the_limit_are_refused() {
+    let authority = Authority::new();
+    let primary = Site::new(&authority, "a").await;
+    let publisher = primary.publish_with("127.0.0.1:0".parse().unwrap(), 1, None).await;
+    primary.market("market").await;
+    let (first, second) = (Site::new(&authority, "b").await, Site::new(&authority, "c").await);
+    let one = first.follow(publisher.local_addr()).await;
+    first.catches_up(&primary, "market").await;
+    let two = second.follow(publisher.local_addr()).await;
+    let reason = refusal(&two).await;
+    assert!(reason.contains("max_replicas") && reason.contains("not properly configured"), "{reason}");
+    one.shutdown().await;
+    two.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_are_honoured() {
+    let authority = Authority::new();
+    let primary = Site::new(&authority, "a").await;
+    let grants = vec![ReplicaGrant { name: "b".into(), databases: Some(vec!["granted".into()]) }];
+    let publisher = primary.publish_with("127.0.0.1:0".parse().unwrap(), 8, Some(grants)).await;
+    primary.market("granted").await;
+    primary.market("denied").await;
+    let (listed, unlisted) = (Site::new(&authority, "b").await, Site::new(&authority, "c").await);
+    let one = listed.follow(publisher.local_addr()).await;
+    listed.catches_up(&primary, "granted").await;
+    reaches(&one, "granted", ReplicationState::Enabled).await;
+    assert_eq!(listed.position("denied"), None);
+    let two = unlisted.follow(publisher.local_addr()).await;
+    let reason = refusal(&two).await;
+    assert!(reason.contains("not listed"), "{reason}");
+    one.shutdown().await;
+    two.shutdown().await;
+    publisher.shutdown().await;
+}

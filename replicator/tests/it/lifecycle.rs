@@ -1,0 +1,166 @@
+//! Connections lost, nodes restarted, switches off and on.
+
+use tailrace_engine::ReplicationSwitches;
+use tailrace_replicator::{ReplicaTask, ReplicationState, TaskState};
+use tailrace_wal::Seq;
+
+use crate::support::{Authority, Site, acknowledged, eventually, reaches};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_restart_in_mid_stream() {
+    let authority = Authority::new();
+    let (mut primary, mut replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let mut publisher = primary.publish().await;
+    let address = publisher.local_addr();
+    let mut follower = replica.follow(address).await;
+    primary.market("market").await;
+    let mut next = 0;
+    for round in 0..6 {
+        for _ in 0..20 {
+            primary.insert("market", "bars", next..next + 100).await;
+            next += 100;
+        }
+        if round % 2 == 0 {
+            follower.shutdown().await;
+            drop(follower);
+            replica.restart().await;
+            follower = replica.follow(address).await;
+        } else {
+            publisher.shutdown().await;
+            drop(publisher);
+            primary.restart().await;
+            publisher = primary.publish_with(address, 8, None).await;
+        }
+    }
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(next as u64));
+    let seqs: Vec<u64> = follower.tasks().iter().map(|task| task.task.seq.0).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "each task once");
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replica_stops_and_goes_on() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    replica.catches_up(&primary, "market").await;
+    let off = ReplicationSwitches { replica: false, ..replica.engine.replication_switches() };
+    replica.engine.set_replication_switches(off).await.unwrap();
+    assert_eq!(follower.status().state, ReplicationState::Disabled);
+    eventually("disconnected", || follower.status().connected.is_none().then_some(())).await;
+    let shown = reaches(&follower, "market", ReplicationState::Disabled).await;
+    assert!(shown.reason.is_some() && shown.remedy.is_some());
+    primary.insert("market", "bars", 0..100).await;
+    assert_eq!(replica.rows("market", "bars"), Some(0));
+    let on = ReplicationSwitches { replica: true, ..off };
+    replica.engine.set_replication_switches(on).await.unwrap();
+    follower.retry();
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(100));
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_stops_and_goes_on_while_the_log_reaches_back() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    replica.catches_up(&primary, "market").await;
+    acknowledged(&publisher, "b", "market", Seq(2)).await;
+    primary.engine.set_database_replication("market", false).await.unwrap();
+    reaches(&follower, "market", ReplicationState::Disabled).await;
+    eventually("pins released", || publisher.feeds().is_empty().then_some(())).await;
+    primary.insert("market", "bars", 0..100).await;
+    primary.engine.set_database_replication("market", true).await.unwrap();
+    replica.catches_up(&primary, "market").await;
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    assert!(follower.tasks().iter().all(|task| !task.repair));
+
+    let switches = primary.engine.replication_switches();
+    primary.engine.set_replication_switches(ReplicationSwitches { primary: false, ..switches }).await.unwrap();
+    reaches(&follower, "market", ReplicationState::Disabled).await;
+    primary.insert("market", "bars", 100..200).await;
+    primary.engine.set_replication_switches(ReplicationSwitches { primary: true, ..switches }).await.unwrap();
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(200));
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_comes_too_late_is_repaired() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    replica.catches_up(&primary, "market").await;
+    acknowledged(&publisher, "b", "market", Seq(2)).await;
+    primary.engine.set_database_replication("market", false).await.unwrap();
+    reaches(&follower, "market", ReplicationState::Disabled).await;
+    eventually("pins released", || publisher.feeds().is_empty().then_some(())).await;
+    for batch in 0..40 {
+        primary.insert("market", "bars", batch * 5_000..(batch + 1) * 5_000).await;
+    }
+    primary.engine.log().roll().await.unwrap();
+    primary.engine.flush().await.unwrap();
+    let history = primary.position("market").unwrap().history;
+    assert!(primary.engine.log().retained_after(history).unwrap() > Seq(2), "the test needs a truncated log");
+    primary.engine.set_database_replication("market", true).await.unwrap();
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(200_000));
+    let finished = |task: &ReplicaTask| task.repair && task.state == TaskState::Finished;
+    let repair = eventually("the repair to be listed", || follower.tasks().into_iter().find(finished)).await;
+    assert_eq!(repair.task.seq, Seq(42));
+    // It goes on after it.
+    primary.insert("market", "bars", 200_000..200_100).await;
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(200_100));
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    acknowledged(&publisher, "b", "market", Seq(43)).await;
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_and_created_anew_while_away() {
+    let authority = Authority::new();
+    for truncated in [false, true] {
+        let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+        let publisher = primary.publish().await;
+        let follower = replica.follow(publisher.local_addr()).await;
+        primary.market("market").await;
+        primary.insert("market", "bars", 0..100).await;
+        replica.catches_up(&primary, "market").await;
+        acknowledged(&publisher, "b", "market", Seq(3)).await;
+        follower.shutdown().await;
+        primary.insert("market", "bars", 100..200).await;
+        if truncated {
+            // Nothing holds the log for the replica any more.
+            primary.engine.set_database_replication("market", false).await.unwrap();
+            eventually("pins released", || publisher.feeds().is_empty().then_some(())).await;
+        }
+        primary.engine.drop_database("market").await.unwrap();
+        primary.market("market").await;
+        primary.insert("market", "bars", 0..7).await;
+        if truncated {
+            primary.engine.log().roll().await.unwrap();
+            primary.engine.flush().await.unwrap();
+        }
+        let follower = replica.follow(publisher.local_addr()).await;
+        replica.catches_up(&primary, "market").await;
+        assert_eq!(replica.rows("market", "bars"), Some(7), "truncated: {truncated}");
+        reaches(&follower, "market", ReplicationState::Enabled).await;
+        assert_eq!(follower.status().databases.len(), 1);
+        follower.shutdown().await;
+        publisher.shutdown().await;
+    }
+}

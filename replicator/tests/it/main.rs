@@ -1,0 +1,8 @@
+//! Replication through its public face: real engines, files, QUIC on loopback.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod admission;
+mod feeds;
+mod lifecycle;
+mod support;
+mod trouble;
