@@ -1,6 +1,6 @@
 //! `tailrace serve`: a node until SIGTERM or SIGINT.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use tailrace_wal::LogError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,7 +12,11 @@ use crate::{Error, Result, compose::Node, config::Settings};
 pub fn trace(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // Fails only when a subscriber is set already, which then serves as well.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// Runs a node. Prints a line `listening <what> <address>` on stdout for each listener once all are ready.

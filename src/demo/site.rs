@@ -95,7 +95,7 @@ async fn connect(address: SocketAddr) -> Result<tokio_postgres::Client, tokio_po
         .host(address.ip().to_string())
         .port(address.port())
         .user("demo")
-        .dbname("market")
+        .dbname("tailrace")
         .application_name("tailrace demo")
         .connect(NoTls)
         .await?;

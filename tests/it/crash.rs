@@ -10,10 +10,31 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::harness::{Node, SUMS, Site, create_ticks, insert, seed, sums};
+use crate::harness::{CREATE_TICKS, Node, SUMS, Site, create_ticks, insert, seed, sums};
 
 /// Rows per statement.
 const BATCH: u64 = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_row_is_lost_or_doubled_when_a_node_alone_is_killed() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let site = Site::new();
+    let mut node = site.node("siteA", None, &["wal.segment_bytes=256KiB", "engine.flush_age=100ms"]);
+    node.start().await;
+    let client = node.connect().await;
+    client.rows("CREATE DATABASE market").await;
+    client.rows(CREATE_TICKS).await;
+    let mut next = 0;
+    for round in 0..8 {
+        let writer = Writer::start(&node, next).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1000))).await;
+        node.kill();
+        let acknowledged = writer.finish().await;
+        node.start().await;
+        next = survivors(&node, acknowledged, &format!("round {round}")).await;
+    }
+    assert!(next > 0, "nothing was ever acknowledged");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_row_is_lost_or_doubled_when_the_primary_is_killed() {

@@ -178,17 +178,17 @@ impl Node {
         self.pgwire.unwrap()
     }
 
-    /// A connection with `market` as its database.
+    /// A connection to the node as a whole: names are written with their database.
     pub(crate) async fn connect(&self) -> Sql {
         let address = self.pgwire();
         let (client, connection) = tokio_postgres::Config::new()
             .host(address.ip().to_string())
             .port(address.port())
             .user("test")
-            .dbname("market")
+            .dbname("tailrace")
             .connect(NoTls)
             .await
-            .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.name, self.log()));
+            .unwrap_or_else(|error| panic!("{}: {}\n{}", self.name, words(&error), self.log()));
         tokio::spawn(connection);
         Sql { client, name: self.name.clone() }
     }

@@ -43,7 +43,7 @@ async fn the_tutorials_statements_typed_by_hand_work() {
 fn psql(node: &Node, script: &str) -> Output {
     let address = node.pgwire();
     Command::new("psql")
-        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "test", "-d", "market", "-h"])
+        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "test", "-d", "tailrace", "-h"])
         .arg(address.ip().to_string())
         .arg("-p")
         .arg(address.port().to_string())
