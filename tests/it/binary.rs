@@ -1,6 +1,8 @@
 //! The command line: init, settings, signals, exit codes.
 
-use crate::harness::{Site, run, tailrace};
+use std::time::Duration;
+
+use crate::harness::{CREATE_TICKS, Site, copy, insert, run, tailrace};
 
 #[test]
 fn version_is_the_packages() {
@@ -97,4 +99,48 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(node.log().contains("in use"), "{}", node.log());
     assert_eq!(node.sql("SELECT 1").await, [["1"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_in_the_middle_of_a_load_ends_the_node_and_leaves_all_of_it_or_nothing() {
+    let site = Site::new();
+    let mut node = site.node("siteA", None, &[]);
+    node.start().await;
+    let client = node.connect().await;
+    client.rows("CREATE DATABASE market").await;
+    client.rows(CREATE_TICKS).await;
+    let load = copy(&site.ticks_file("bulk.csv", 0..400_000));
+    let loading = tokio::spawn(async move { client.try_rows(&load).await.is_ok() });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    node.stop();
+    let acknowledged = loading.await.unwrap();
+    node.start().await;
+    let rows = node.sql("SELECT count(*) FROM market.ticks").await;
+    assert!(rows == [["400000"]] || (rows == [["0"]] && !acknowledged), "{rows:?}, acknowledged: {acknowledged}");
+}
+
+/// A limit on the size of files makes the log's next large write fail half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_ends_the_node_with_3_and_a_restart_has_what_was_acknowledged() {
+    let site = Site::new();
+    let mut node = site.node("siteA", None, &["wal.segment_bytes=64KiB"]);
+    node.start().await;
+    let client = node.connect().await;
+    client.rows("CREATE DATABASE market").await;
+    client.rows(CREATE_TICKS).await;
+    client.rows(&insert(0..10)).await;
+    node.stop();
+
+    node.limit_files(512 << 10);
+    node.start().await;
+    let client = node.connect().await;
+    let (_, message) = client.refusal(&copy(&site.ticks_file("bulk.csv", 10..100_000))).await;
+    let status = node.wait();
+    assert_eq!(status.code(), Some(3), "{message}\n{}", node.log());
+    assert!(node.log().contains("restart"), "{}", node.log());
+
+    node.unlimit_files();
+    node.start().await;
+    let rows: u64 = node.sql("SELECT count(*) FROM market.ticks").await[0][0].parse().unwrap();
+    assert!(rows == 10 || rows == 100_000, "{rows}");
 }

@@ -17,7 +17,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The binary, with no settings leaking in from this process' environment.
 pub(crate) fn tailrace() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailrace"));
+    clean(Command::new(env!("CARGO_BIN_EXE_tailrace")))
+}
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TAILRACE_") {
             command.env_remove(name);
@@ -77,7 +80,7 @@ impl Site {
         let mut flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         flags.push("listen.pgwire=127.0.0.1:0".to_owned());
         flags.push(format!("files.allow=[{:?}]", self.path("import").display().to_string()));
-        Node { name: name.to_owned(), dir, flags, process: None, pgwire: None, replication: None }
+        Node { name: name.to_owned(), dir, flags, file_limit: None, process: None, pgwire: None, replication: None }
     }
 
     /// A CSV file of ticks `ids` without a header, for COPY.
@@ -94,6 +97,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
     pub(crate) flags: Vec<String>,
+    /// Largest file that the process may write, bytes.
+    file_limit: Option<u64>,
     process: Option<Child>,
     pgwire: Option<SocketAddr>,
     /// Kept over restarts, so that replicas find it again.
@@ -121,7 +126,16 @@ impl Node {
 
     /// The `serve` command, stderr appended to a file in the node's folder.
     pub(crate) fn command(&self) -> Command {
-        let mut command = tailrace();
+        let mut command = match self.file_limit {
+            // The signal is ignored, so that the write fails with an error instead. Blocks of 1024 bytes.
+            Some(bytes) => {
+                let mut shell = clean(Command::new("bash"));
+                let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes >> 10);
+                shell.args(["-c", &script, env!("CARGO_BIN_EXE_tailrace")]);
+                shell
+            }
+            None => tailrace(),
+        };
         command.arg("serve").arg("--config").arg(self.dir.join("tailrace.toml"));
         for flag in &self.flags {
             command.arg("--set").arg(flag);
@@ -150,11 +164,27 @@ impl Node {
         process.wait().unwrap();
     }
 
+    /// From the next start on, no file may grow beyond `bytes`.
+    pub(crate) fn limit_files(&mut self, bytes: u64) {
+        self.file_limit = Some(bytes);
+    }
+
+    /// Ends the limit from the next start on.
+    pub(crate) fn unlimit_files(&mut self) {
+        self.file_limit = None;
+    }
+
     /// A signal by name, and the exit status that follows.
     pub(crate) fn signal(&mut self, signal: &str) -> ExitStatus {
-        let mut process = self.process.take().unwrap();
-        let sent = Command::new("kill").arg(format!("-{signal}")).arg(process.id().to_string()).status().unwrap();
+        let process = self.process.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(process).status().unwrap();
         assert!(sent.success());
+        self.wait()
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = process.try_wait().unwrap() {
@@ -162,7 +192,7 @@ impl Node {
             }
             if Instant::now() > deadline {
                 let _ = process.kill();
-                panic!("{} did not end after SIG{signal}\n{}", self.name, self.log());
+                panic!("{} did not end\n{}", self.name, self.log());
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -22,7 +22,9 @@ async fn a_primary_that_was_stopped_and_has_truncated_its_log_has_the_replica_re
     let site = Site::new();
     let (primary, replica) = both(&site, &["wal.segment_bytes=64KiB"]).await;
     primary.sql("CALL stop_cluster_replication()").await;
-    primary.sql(&copy(&site.ticks_file("more.csv", 1000..21_000))).await;
+    // The second load begins another segment, so that the flush can take the first one's.
+    primary.sql(&copy(&site.ticks_file("more.csv", 1000..11_000))).await;
+    primary.sql(&copy(&site.ticks_file("most.csv", 11_000..21_000))).await;
     primary.sql("CALL flush()").await;
     primary.sql("CALL start_cluster_replication()").await;
     shows(&replica, 21_000).await;
