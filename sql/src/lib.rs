@@ -3,6 +3,7 @@
 mod error;
 mod function;
 mod instance;
+mod pgwire;
 mod procedure;
 mod provider;
 mod server;

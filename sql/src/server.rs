@@ -1,28 +1,104 @@
 //! The pgwire server: own accept loop, a session per connection.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{Instance, Result};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Instance, Result, SessionFactory, SqlError,
+    pgwire::{CONNECTIONS_MAX, CancelRegistry, ConnectionContext, serve},
+};
+
+/// Connections beyond [`CONNECTIONS_MAX`] that are still answered, with a refusal, or may carry a cancel request.
+const REFUSALS_MAX: usize = 64;
+
+/// How long clients have to read their last answers at shutdown.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A running pgwire server.
 #[derive(Debug)]
 pub struct Server {
-    _private: (),
+    local_addr: SocketAddr,
+    context: Arc<ConnectionContext>,
+    connections: TaskTracker,
+    accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
     /// Binds and serves. Any address but loopback is refused: there are no passwords yet.
-    pub async fn start(_instance: Arc<Instance>) -> Result<Self> {
-        todo!()
+    pub async fn start(instance: Arc<Instance>) -> Result<Self> {
+        let address = instance.config.pgwire;
+        if !address.ip().is_loopback() {
+            return Err(SqlError::new("F0000", format!("listen.pgwire = {address} is not a loopback address"))
+                .detail("There are no passwords yet, so only this machine may connect.")
+                .hint(format!("listen on 127.0.0.1:{port}, and reach it from elsewhere through a tunnel, such as ssh -L {port}:127.0.0.1:{port}", port = address.port())));
+        }
+        let failed = |what: &str, error: std::io::Error| {
+            SqlError::new("58030", format!("listen.pgwire = {address}: {what}: {error}"))
+                .hint("is another server listening there? choose another port, or 0 for any")
+        };
+        let factory = SessionFactory::new(instance).await?;
+        let listener = TcpListener::bind(address).await.map_err(|error| failed("cannot listen", error))?;
+        let local_addr = listener.local_addr().map_err(|error| failed("cannot tell the address", error))?;
+        let context = Arc::new(ConnectionContext {
+            factory,
+            registry: Arc::new(CancelRegistry::default()),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        });
+        let connections = TaskTracker::new();
+        let accepting = tokio::spawn(accept(listener, context.clone(), connections.clone()));
+        Ok(Self { local_addr, context, connections, accepting })
     }
 
     /// Address bound.
     pub fn local_addr(&self) -> SocketAddr {
-        todo!()
+        self.local_addr
     }
 
-    /// Stops accepting, cancels what runs, ends connections.
+    /// Stops accepting, cancels what runs, ends connections. A commit in progress runs to its end.
     pub async fn shutdown(self) {
-        todo!()
+        self.context.stop.cancel();
+        self.accepting.await.ok();
+        self.connections.close();
+        if tokio::time::timeout(LAST_WORDS, self.connections.wait()).await.is_err() {
+            self.context.kill.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+/// Accepts until the server stops. A connection takes its slot after its start-up message, as a cancel request needs
+/// none.
+async fn accept(listener: TcpListener, context: Arc<ConnectionContext>, connections: TaskTracker) {
+    let sockets = Arc::new(Semaphore::new(CONNECTIONS_MAX + REFUSALS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = context.stop.cancelled() => return,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or the peer left already: later connections may do better.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(kept) = Arc::clone(&sockets).try_acquire_owned() else {
+            tracing::warn!(%peer, "too many connections, dropped");
+            continue;
+        };
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "TCP_NODELAY was not set");
+        }
+        let context = context.clone();
+        connections.spawn(async move {
+            serve(socket, context).await;
+            drop(kept);
+        });
     }
 }

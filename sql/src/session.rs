@@ -28,7 +28,7 @@ use crate::{
         settings::{self, Settings},
         transaction::{self, Open, Status},
     },
-    system,
+    system::{self, ClientFacts},
 };
 
 /// State shared by all sessions of a node, made once: the planning template with all functions and catalogs.
@@ -208,6 +208,12 @@ impl Session {
         self.settings.lock().set(name, Some(value), false)
     }
 
+    /// Tells functions such as `pg_backend_pid()` who is connected; `pid` is the number that cancel requests name.
+    pub(crate) fn introduce(&self, pid: i32) {
+        let facts = ClientFacts { user: self.user.clone(), pid };
+        self.state.lock().config_mut().options_mut().extensions.insert(facts);
+    }
+
     /// State to plan and run one statement with: it pins the newest version.
     pub(crate) fn planning_state(&self) -> SessionState {
         let mut state = self.state.lock().clone();
@@ -364,7 +370,7 @@ impl Instance {
 }
 
 /// Default schema of a session without a current database.
-const NO_DATABASE: &str = "public";
+pub(crate) const NO_DATABASE: &str = "public";
 
 fn set_database(state: &mut SessionState, name: Option<&str>) {
     state.config_mut().options_mut().catalog.default_schema = name.unwrap_or(NO_DATABASE).to_owned();

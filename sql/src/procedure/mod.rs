@@ -1,7 +1,13 @@
-//! Procedures: what `CALL name(…)` does.
+//! Procedures: what `CALL name(…)` does, one file each.
+
+mod arguments;
+mod cluster_replication;
+mod flush;
+mod set_database_for_cluster_replication;
 
 use datafusion::common::ScalarValue;
 
+use self::arguments::{Arguments, Parameter};
 use crate::{Outcome, Result, Session, SqlError};
 
 /// An argument of a call, already evaluated.
@@ -13,9 +19,61 @@ pub(crate) struct Argument {
     pub(crate) value: ScalarValue,
 }
 
+/// What can be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Procedure {
+    Flush,
+    SetDatabaseForClusterReplication,
+    StartClusterReplication,
+    StopClusterReplication,
+}
+
+impl Procedure {
+    const ALL: [Self; 4] = [
+        Self::Flush,
+        Self::SetDatabaseForClusterReplication,
+        Self::StartClusterReplication,
+        Self::StopClusterReplication,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "flush",
+            Self::SetDatabaseForClusterReplication => "set_database_for_cluster_replication",
+            Self::StartClusterReplication => "start_cluster_replication",
+            Self::StopClusterReplication => "stop_cluster_replication",
+        }
+    }
+
+    fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Flush | Self::StartClusterReplication | Self::StopClusterReplication => &[],
+            Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
+        }
+    }
+}
+
+/// Procedures of the tutorials that are named here and come later.
+const LATER: [&str; 5] = ["skip_cluster_replication_task", "backup", "restore", "schedule_job", "wait_for"];
+
 /// Runs a procedure. `name` is in lower case unless it was quoted.
-pub(crate) async fn call(_session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
-    let arguments: Vec<_> = arguments.iter().map(|argument| (argument.name.as_deref(), &argument.value)).collect();
-    Err(SqlError::new("42883", format!("procedure {name:?} does not exist"))
-        .detail(format!("called with {arguments:?}")))
+pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
+    let Some(procedure) = Procedure::ALL.into_iter().find(|procedure| procedure.name() == name) else {
+        if LATER.contains(&name) {
+            return Err(SqlError::unsupported(format!("procedure {name}, in this version,")));
+        }
+        let names = Procedure::ALL.map(Procedure::name);
+        return Err(SqlError::new("42883", format!("procedure {name:?} does not exist")).did_you_mean(name, names));
+    };
+    let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
+    let instance = session.instance();
+    let notices = match procedure {
+        Procedure::Flush => flush::run(instance).await?,
+        Procedure::SetDatabaseForClusterReplication => {
+            set_database_for_cluster_replication::run(instance, &arguments).await?
+        }
+        Procedure::StartClusterReplication => cluster_replication::switch(instance, true).await?,
+        Procedure::StopClusterReplication => cluster_replication::switch(instance, false).await?,
+    };
+    Ok(Outcome::Done { tag: "CALL".to_owned(), notices })
 }

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::{
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
 use super::{Kind, Statement, copy::Copy, ddl, insert::Insert, name, name::TableName, refuse::refuse, settings};
-use crate::{Result, SqlError, error::syntax_error};
+use crate::{Result, SqlError, error::syntax_error, system::rewrite_catalog_query};
 
 /// Longest statement string, bytes.
 const LONGEST: usize = 64 << 20;
@@ -118,7 +118,14 @@ impl Parser {
             "array",
             "'{",
         ];
-        if SIGNS.iter().any(|sign| mentions.contains(sign)) { self.compatibility.rewrite(statement) } else { statement }
+        if !SIGNS.iter().any(|sign| mentions.contains(sign)) {
+            return statement;
+        }
+        let mut statement = self.compatibility.rewrite(statement);
+        if mentions.contains("pg_") {
+            rewrite_catalog_query(&mut statement);
+        }
+        statement
     }
 
     fn explain(

@@ -1,5 +1,5 @@
-//! Statements against a real engine in temporary folders.
-#![allow(clippy::unwrap_used, missing_docs)]
+//! Statements and the wire protocol against a real engine in temporary folders.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 mod copy;
 mod ddl;
@@ -8,3 +8,6 @@ mod node;
 mod query;
 mod settings;
 mod transaction;
+mod wire;
+mod wire_psql;
+mod wire_system;

@@ -1,0 +1,233 @@
+//! Tables whose rows are computed when they are read.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{
+        array::{
+            ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, RecordBatchOptions, StringBuilder,
+            TimestampMicrosecondBuilder,
+        },
+        datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    },
+    catalog::{Session, TableProvider},
+    common::Result,
+    datasource::memory::MemorySourceConfig,
+    error::DataFusionError,
+    logical_expr::{Expr, TableType},
+    physical_plan::ExecutionPlan,
+};
+use tailrace_engine::Version;
+use tailrace_wal::{CommitTime, Lsn, Seq};
+
+use crate::{Instance, SqlError, provider::PinnedVersion};
+
+/// Type of a column. All numbers are signed, as clients have no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text.
+    Text,
+    /// 64-bit integer.
+    Int,
+    /// Double.
+    Float,
+    /// Boolean.
+    Bool,
+    /// Moment, microseconds, UTC.
+    Time,
+}
+
+impl Kind {
+    fn data_type(self) -> DataType {
+        match self {
+            Self::Text => DataType::Utf8,
+            Self::Int => DataType::Int64,
+            Self::Float => DataType::Float64,
+            Self::Bool => DataType::Boolean,
+            Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        }
+    }
+}
+
+/// Columns of a table, in order.
+pub(super) type Columns = &'static [(&'static str, Kind)];
+
+/// A value of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// NULL of any type.
+    Null,
+    Text(String),
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Time(CommitTime),
+}
+
+macro_rules! values {
+    ($($from:ty => $value:expr;)*) => {
+        $(impl From<$from> for Value {
+            fn from(from: $from) -> Self {
+                let make: fn($from) -> Self = $value;
+                make(from)
+            }
+        })*
+    };
+}
+
+values! {
+    &str => |text| Self::Text(text.to_owned());
+    &String => |text| Self::Text(text.clone());
+    String => Self::Text;
+    i64 => Self::Int;
+    // Counts beyond what clients can hold are shown as the largest that they can.
+    u64 => |count| Self::Int(i64::try_from(count).unwrap_or(i64::MAX));
+    u32 => |count| Self::Int(count.into());
+    usize => |count| Self::Int(i64::try_from(count).unwrap_or(i64::MAX));
+    f64 => Self::Float;
+    bool => Self::Bool;
+    CommitTime => Self::Time;
+    Seq => |seq| seq.0.into();
+    Lsn => |lsn| lsn.0.into();
+    std::time::Duration => |duration| Self::Float(duration.as_secs_f64());
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// Rows of a table under way.
+#[derive(Debug)]
+pub(super) struct Rows {
+    columns: Columns,
+    rows: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    /// Adds a row: as many values as the table has columns, of their types.
+    pub(super) fn push<const N: usize>(&mut self, row: [Value; N]) {
+        debug_assert_eq!(N, self.columns.len(), "a row has a value for each column");
+        self.rows.push(row.into());
+    }
+
+    fn batch(self, schema: &SchemaRef) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
+        let columns = self.columns.iter().enumerate().map(|(index, (_, kind))| {
+            let values = self.rows.iter().map(|row| row.get(index).unwrap_or(&Value::Null));
+            column(*kind, values)
+        });
+        Ok(RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?)
+    }
+}
+
+fn column<'a>(kind: Kind, values: impl Iterator<Item = &'a Value>) -> ArrayRef {
+    macro_rules! build {
+        ($builder:expr, $pattern:pat => $value:expr) => {{
+            let mut builder = $builder;
+            for value in values {
+                builder.append_option(match value {
+                    $pattern => Some($value),
+                    _ => None,
+                });
+            }
+            Arc::new(builder.finish())
+        }};
+    }
+    match kind {
+        Kind::Text => build!(StringBuilder::new(), Value::Text(text) => text),
+        Kind::Int => build!(Int64Builder::new(), Value::Int(int) => *int),
+        Kind::Float => build!(Float64Builder::new(), Value::Float(float) => *float),
+        Kind::Bool => build!(BooleanBuilder::new(), Value::Bool(bool) => *bool),
+        Kind::Time => {
+            build!(TimestampMicrosecondBuilder::new().with_timezone("UTC"), Value::Time(time) => time.0)
+        }
+    }
+}
+
+/// What rows are computed from: the node, and the version that the statement reads.
+#[derive(Debug)]
+pub(super) struct Context<'a> {
+    pub(super) instance: &'a Instance,
+    pub(super) version: Version,
+}
+
+type Compute = dyn Fn(&Context<'_>, &mut Rows) -> Result<(), SqlError> + Send + Sync;
+
+/// A table provider around a function.
+pub(super) struct Computed {
+    name: &'static str,
+    columns: Columns,
+    schema: SchemaRef,
+    instance: Arc<Instance>,
+    compute: Box<Compute>,
+}
+
+impl Computed {
+    pub(super) fn new(
+        name: &'static str,
+        columns: Columns,
+        instance: Arc<Instance>,
+        compute: impl Fn(&Context<'_>, &mut Rows) -> Result<(), SqlError> + Send + Sync + 'static,
+    ) -> Self {
+        let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Self { name, columns, schema, instance, compute: Box::new(compute) }
+    }
+}
+
+impl fmt::Debug for Computed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Computed").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for Computed {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let version = PinnedVersion::of(state.config(), &self.instance.engine);
+        let mut rows = Rows { columns: self.columns, rows: Vec::new() };
+        let context = Context { instance: &self.instance, version };
+        (self.compute)(&context, &mut rows).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let batch = rows.batch(&self.schema)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Array, AsArray};
+
+    use super::*;
+
+    #[test]
+    fn rows_become_columns_of_their_types() {
+        let columns: Columns = &[("a", Kind::Text), ("b", Kind::Int), ("c", Kind::Time)];
+        let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let mut rows = Rows { columns, rows: Vec::new() };
+        rows.push(["x".into(), u64::MAX.into(), CommitTime(5).into()]);
+        rows.push([Value::Null, None::<u64>.into(), Value::Null]);
+        let batch = rows.batch(&schema).unwrap();
+        assert_eq!(batch.column(0).as_string::<i32>().value(0), "x");
+        let ints = batch.column(1).as_primitive::<datafusion::arrow::datatypes::Int64Type>();
+        assert_eq!(ints.value(0), i64::MAX);
+        assert!(ints.is_null(1) && batch.column(2).is_null(1));
+    }
+}

@@ -1,0 +1,57 @@
+//! `get_recent_slave_replication_info()`: on the primary, a row per replica and database.
+
+use tailrace_replicator::Publisher;
+use tailrace_wal::PinState;
+
+use super::{Function, publisher};
+use crate::{
+    Result,
+    system::computed::{Columns, Context, Kind, Rows},
+};
+
+pub(in crate::system) const COLUMNS: Columns = &[
+    ("replica", Kind::Text),
+    ("address", Kind::Text),
+    ("database", Kind::Text),
+    ("last_finished_task_id", Kind::Int),
+    ("last_acknowledged_task_id", Kind::Int),
+    ("last_pull_time", Kind::Time),
+    ("lag_tasks", Kind::Int),
+    ("lag_bytes", Kind::Int),
+    ("lag_seconds", Kind::Float),
+    ("pin_state", Kind::Text),
+    ("state", Kind::Text),
+    ("reason", Kind::Text),
+];
+
+pub(super) const FUNCTION: Function =
+    Function { name: "get_recent_slave_replication_info", argument: None, columns: COLUMNS, rows };
+
+fn rows(context: &Context<'_>, _argument: Option<i64>, rows: &mut Rows) -> Result<()> {
+    push_feeds(publisher(context)?, rows);
+    Ok(())
+}
+
+/// A row per replica and database, connected or pinned.
+pub(in crate::system) fn push_feeds(publisher: &Publisher, rows: &mut Rows) {
+    for feed in publisher.feeds() {
+        let pin = match &feed.pin {
+            PinState::Reserved => "RESERVED",
+            PinState::Lost { .. } => "LOST",
+        };
+        rows.push([
+            (&feed.replica).into(),
+            feed.address.into(),
+            (&feed.database).into(),
+            feed.applied.into(),
+            feed.acknowledged.into(),
+            feed.last_pull.into(),
+            feed.lag_tasks.into(),
+            feed.lag_bytes.into(),
+            feed.lag.into(),
+            pin.into(),
+            feed.state.name().into(),
+            feed.reason.into(),
+        ]);
+    }
+}

@@ -1,0 +1,116 @@
+//! The real psql.
+
+use std::process::{Command, Stdio};
+
+use crate::wire::Served;
+
+/// Runs commands; standard output, and standard error.
+async fn psql(served: &Served, database: &str, commands: &[&str]) -> Option<(String, String)> {
+    let mut psql = Command::new("psql");
+    let port = served.server.local_addr().port().to_string();
+    psql.args(["-X", "-A", "-h", "127.0.0.1", "-p", port.as_str(), "-U", "ann", "-d", database]);
+    for command in commands {
+        psql.args(["-c", command]);
+    }
+    psql.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+    let output = match tokio::task::spawn_blocking(move || psql.output()).await.unwrap() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("SKIPPED: psql does not run here: {error}");
+            return None;
+        }
+    };
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Some((text(output.stdout), text(output.stderr)))
+}
+
+/// Runs commands that must succeed without a word on standard error.
+async fn shown(served: &Served, database: &str, commands: &[&str]) -> Option<String> {
+    let (out, error) = psql(served, database, commands).await?;
+    assert_eq!(error, "", "{commands:?} gave {out}");
+    Some(out)
+}
+
+#[tokio::test]
+async fn backslash_d_describes_a_table() {
+    let served = Served::market().await;
+    for (database, command) in [("market", "\\d bars"), ("tailrace", "\\d market.bars"), ("market", "\\d+ bars")] {
+        let Some(out) = shown(&served, database, &[command]).await else { return };
+        for line in ["security_id|text", "datetime|timestamp without time zone", "volume|integer", "raw|bytea"] {
+            assert!(out.contains(line), "{command}: {line:?} is not in {out}");
+        }
+        assert!(out.contains("not null"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn backslash_dt_lists_tables() {
+    let served = Served::market().await;
+    for (database, command) in
+        [("market", "\\dt"), ("tailrace", "\\dt *.*"), ("tailrace", "\\dt market.*"), ("market", "\\d")]
+    {
+        let Some(out) = shown(&served, database, &[command]).await else { return };
+        assert!(out.contains("market|bars|"), "{command}: {out}");
+    }
+}
+
+#[tokio::test]
+async fn backslash_l_and_dn_list_databases() {
+    let served = Served::market().await;
+    let Some(out) = shown(&served, "tailrace", &["\\l"]).await else { return };
+    assert!(out.contains("tailrace|") && out.contains("market|"), "{out}");
+    let Some(out) = shown(&served, "tailrace", &["\\dn"]).await else { return };
+    assert!(out.contains("market|") && out.contains("system|"), "{out}");
+    let Some(out) = shown(&served, "market", &["\\conninfo", "\\df", "\\du", "\\dv system.*", "\\dx"]).await else {
+        return;
+    };
+    assert!(out.contains("system|databases|"), "{out}");
+}
+
+#[tokio::test]
+async fn the_tutorials_statements_typed_by_hand() {
+    let served = Served::new().await;
+    let create = "CREATE TABLE market.bars (security_id TEXT, datetime TIMESTAMP(0), pre_close_px DOUBLE, \
+                  open_px DOUBLE, high_px DOUBLE, low_px DOUBLE, last_px DOUBLE, volume INT, amount DOUBLE) \
+                  PARTITION BY VALUE (day(datetime)) ORDER BY (security_id, datetime);";
+    let insert = "INSERT INTO market.bars SELECT lpad(CAST(value AS TEXT), 6, '0'), TIMESTAMP '2023-01-08 09:30:00', \
+                  1, 2, 3, 4, 5.25, 100, 525 FROM generate_series(0, 999);";
+    let steps = [
+        "CREATE DATABASE market;",
+        create,
+        insert,
+        "SELECT count(*) FROM market.bars;",
+        "CALL flush();",
+        "SELECT count(*), sum(amount) FROM market.bars WHERE security_id = '000042';",
+        "SELECT database, name, rows, datafiles FROM system.tables;",
+        "EXPLAIN SELECT * FROM market.bars;",
+    ];
+    let Some(out) = shown(&served, "tailrace", &steps).await else { return };
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(
+        &lines[..6],
+        ["CREATE DATABASE", "CREATE TABLE", "INSERT 0 1000", "count(*)", "1000", "(1 row)"],
+        "{out}"
+    );
+    assert!(out.contains("1|525") && out.contains("market|bars|1000|1") && out.contains("DataSourceExec"), "{out}");
+}
+
+#[tokio::test]
+async fn errors_read_well() {
+    let served = Served::market().await;
+    for (command, words) in [
+        ("SELECT * FROM barz", "table \"market.barz\" does not exist"),
+        ("SELECT lastpx FROM bars", "LINE 1: SELECT lastpx FROM bars"),
+        ("CALL set_database_for_cluster_replication('market', true)", "not properly configured for the cluster"),
+        ("SELECT * FROM get_master_replication_status()", "[replication.primary]"),
+        ("CALL flus()", "did you mean \"flush\""),
+        ("CALL set_database_for_cluster_replication('market')", "its signature is"),
+        ("CALL skip_cluster_replication_task(938)", "skip_cluster_replication_task"),
+        ("DELETE FROM bars", "not supported"),
+    ] {
+        let Some((out, error)) = psql(&served, "market", &[command]).await else { return };
+        assert!(error.starts_with("ERROR:") && error.contains(words), "{command}: {out}{error}");
+    }
+    let Some((_, error)) = psql(&served, "nowhere", &["SELECT 1"]).await else { return };
+    assert!(error.contains("database \"nowhere\" does not exist"), "{error}");
+}
