@@ -1,7 +1,10 @@
 //! Ingest: rows become parts. Splitting, encoding and hashing run on blocking threads, a few slices at a time, and come
 //! back in the order of the rows.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use arrow_array::{Array as _, RecordBatch};
 use tailrace_wal::{FRAME_BYTES_MAX, Part, PartEntry, PartHash};
@@ -79,7 +82,9 @@ impl Ingest {
 }
 
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8)
+    // Asking costs file reads on Linux.
+    static WORKERS: OnceLock<usize> = OnceLock::new();
+    *WORKERS.get_or_init(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8))
 }
 
 /// Bytes of a batch's rows, whatever larger buffers they are slices of.

@@ -1,4 +1,35 @@
 //! The storage engine of Tailrace: histories, value partitions, memtable, datafiles, manifest, versions.
+//!
+//! # Contract
+//!
+//! - A transaction is one record of its database's history, or fragments and a commit record. It is applied whole, in
+//!   the order of the history, and readers see it whole: every [`DatabaseVersion`] is a prefix of its history.
+//! - What is logged can be applied: admission comes before the log, and its latches are held until the record is
+//!   applied. The live path, replay and followed histories share one apply; the batches applied are those that were
+//!   encoded.
+//! - [`Receipt`]s tell the position. [`EngineError::Indeterminate`] and a poisoned log are the only answers that leave
+//!   open whether a transaction survives; every other error means that nothing was committed.
+//! - A database that cannot be replayed stops alone, keeps its records for the next start, and says why.
+//! - Costs follow what is touched: versions are persistent maps, a flush looks at changed partitions only.
+//!
+//! # Data paths, file by file
+//!
+//! | path | files |
+//! |---|---|
+//! | write | `transaction` → `ingest` (slices on blocking threads: `partition`, `part`, hashes) → fragments, `open_transactions` → `commit` → `keys`, `memtable` (room), `admission` (latches, gate) → the log → `database` (the queue, in seq order) → `apply`, `chunk` → `engine` (publishes) |
+//! | DDL, switches | `ddl` → `admission` → `commit`; facts of the cluster: `system` |
+//! | read | `version` (datafiles, their cached Arrow, chunks) |
+//! | follow | `replica` (prepare: `effect`; a run is checked whole, then appended verbatim) → `held` (fragments) → `database` → `apply` |
+//! | flush | `background` (when) → `flush` (freezes at one LSN behind the gate) → `datafile` → `manifest` → versions, `cache` → the log is truncated; `garbage` |
+//! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
+//! | repair | `repair` |
+//!
+//! A new operation: `operation` (its code), `effect` (decode and check), `apply` (both versions before and after it), `ddl`
+//! or `transaction` (its producer), `task` (its group). A new durable fact of a history: `manifest/state` and
+//! `manifest/edit`, `flush` (writes it), `recovery` (reads it), `repair` (carries it).
+//!
+//! Lock order: `Engine::flushing` (after a database's locks where a repair installs), `Engine::names`, a database's `ddl`
+//! or `following`, its latch, table latches by id, `Engine::gate`, `held`, `applying`, `Engine::publishing`.
 
 mod admission;
 mod apply;

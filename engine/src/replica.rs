@@ -230,10 +230,7 @@ impl Engine {
     /// Takes a database out of all later versions.
     pub(crate) fn end_here(&self, database: &Arc<Database>) {
         database.applying.lock().ended = true;
-        database.alter(
-            |version, changes| crate::apply::retire_all(version, changes),
-            |version, ended| self.publish(version, ended),
-        );
+        database.alter(crate::apply::retire_all, |version, ended| self.publish(version, ended));
         self.databases.write().remove(&database.id);
         let files = std::mem::take(&mut database.applying.lock().changes.retired);
         self.retired.lock().push((database.id, files));

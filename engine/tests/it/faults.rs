@@ -44,7 +44,7 @@ struct HostileFile {
 }
 
 impl HostileDisk {
-    fn new() -> (Arc<dyn Disk>, Arc<State>) {
+    fn shared() -> (Arc<dyn Disk>, Arc<State>) {
         let state = Arc::new(State::default());
         (Arc::new(Self { below: SystemDisk::shared(), state: state.clone() }), state)
     }
@@ -161,7 +161,7 @@ impl DiskFile for HostileFile {
 }
 
 async fn hostile(dir: &Path) -> (Arc<Engine>, Arc<State>) {
-    let (disk, state) = HostileDisk::new();
+    let (disk, state) = HostileDisk::shared();
     let mut config = config(dir);
     config.wal.segment_bytes = 256 << 10;
     config.fragment_bytes = 4_000;
@@ -359,4 +359,38 @@ async fn a_log_that_ends_before_the_manifest_is_refused() {
     let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
     let refused = Engine::open(config(dir.path()), seams).await.unwrap_err();
     assert!(matches!(refused, EngineError::Log(LogError::EndsBefore { .. })), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_fails_leaves_all_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut small = config(dir.path());
+    small.memtable_bytes = 50_000;
+    let (engine, _) = open_with(small).await;
+    market(&engine).await;
+    // A file where the table's folder has to be.
+    let folder = dir.path().join("store").join("market");
+    std::fs::write(&folder, b"in the way").unwrap();
+    let mut there = 0;
+    let refused = loop {
+        let mut transaction = engine.begin("market").unwrap();
+        transaction.append("bars", rows(there..there + 500, 3)).await.unwrap();
+        match transaction.commit(CommitOptions::default()).await {
+            Ok(_) => there += 500,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, EngineError::Storage { .. }), "{refused}");
+    assert!(refused.to_string().contains("nothing was committed"), "{refused}");
+    assert!(engine.flush().await.is_err());
+    assert_eq!(ids(&engine, "bars").await, (0..there).collect::<Vec<_>>());
+    std::fs::remove_file(&folder).unwrap();
+    engine.flush().await.unwrap();
+    assert_eq!(engine.memory().memtable_bytes, 0);
+    insert(&engine, "bars", rows(there..there + 500, 3)).await;
+    assert_eq!(ids(&engine, "bars").await, (0..there + 500).collect::<Vec<_>>());
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let engine = open(dir.path()).await;
+    assert_eq!(ids(&engine, "bars").await, (0..there + 500).collect::<Vec<_>>());
 }

@@ -13,26 +13,31 @@ use tailrace_engine::{
 };
 use tailrace_wal::{SystemClock, SystemDisk};
 
-/// One day in microseconds.
-pub const DAY: i64 = 24 * 3600 * 1_000_000;
+/// (seq, ordinal).
+pub(crate) type Identity = (u64, u64);
+/// (id, note).
+pub(crate) type Row = (i64, Option<String>);
 
-pub fn config(dir: &Path) -> EngineConfig {
+/// One day in microseconds.
+pub(crate) const DAY: i64 = 24 * 3600 * 1_000_000;
+
+pub(crate) fn config(dir: &Path) -> EngineConfig {
     let mut config = EngineConfig::new(dir);
     // Flushes happen where a test asks for them.
     config.flush_age = std::time::Duration::from_secs(3600);
     config
 }
 
-pub async fn open(dir: &Path) -> Arc<Engine> {
+pub(crate) async fn open(dir: &Path) -> Arc<Engine> {
     open_with(config(dir)).await.0
 }
 
-pub async fn open_with(config: EngineConfig) -> (Arc<Engine>, StartReport) {
+pub(crate) async fn open_with(config: EngineConfig) -> (Arc<Engine>, StartReport) {
     Engine::open(config, EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() }).await.unwrap()
 }
 
 /// What a process that is killed now leaves behind.
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -46,7 +51,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// `market.bars`-like table: partitioned by day of `at`.
-pub fn bars(name: &str) -> TableDefinition {
+pub(crate) fn bars(name: &str) -> TableDefinition {
     let column = |name: &str, data_type, nullable| ColumnDefinition { name: name.to_owned(), data_type, nullable };
     TableDefinition {
         name: name.to_owned(),
@@ -62,7 +67,7 @@ pub fn bars(name: &str) -> TableDefinition {
 }
 
 /// Rows with these ids; row `i` lies on day `i % days`.
-pub fn rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
+pub(crate) fn rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), false),
@@ -79,31 +84,27 @@ pub fn rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
 }
 
 /// The same with half a kilobyte in each note.
-pub fn wide_rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
+pub(crate) fn wide_rows(ids: std::ops::Range<i64>, days: i64) -> RecordBatch {
     let narrow = rows(ids.clone(), days);
     let mut columns = narrow.columns().to_vec();
     columns[3] = Arc::new(StringArray::from_iter_values(ids.map(|id| format!("{id:0500}"))));
     RecordBatch::try_new(narrow.schema(), columns).unwrap()
 }
 
-pub async fn insert(engine: &Arc<Engine>, table: &str, batch: RecordBatch) -> Receipt {
+pub(crate) async fn insert(engine: &Arc<Engine>, table: &str, batch: RecordBatch) -> Receipt {
     let mut transaction = engine.begin("market").unwrap();
     transaction.append(table, batch).await.unwrap();
     transaction.commit(CommitOptions::default()).await.unwrap()
 }
 
 /// `market` with one table `bars`.
-pub async fn market(engine: &Arc<Engine>) {
+pub(crate) async fn market(engine: &Arc<Engine>) {
     engine.create_database("market").await.unwrap();
     engine.create_table("market", bars("bars")).await.unwrap();
 }
 
 /// All rows of a table as (seq, ordinal) → (id, note), from memory and files. Doubled identities fail.
-pub async fn contents(
-    engine: &Arc<Engine>,
-    version: &Version,
-    table: &str,
-) -> BTreeMap<(u64, u64), (i64, Option<String>)> {
+pub(crate) async fn contents(engine: &Arc<Engine>, version: &Version, table: &str) -> BTreeMap<Identity, Row> {
     let mut found = BTreeMap::new();
     let mut add = |identity, row| assert!(found.insert(identity, row).is_none(), "row {identity:?} twice");
     let Some(table) = version.database("market").and_then(|database| database.table(table)) else { return found };
@@ -135,7 +136,7 @@ pub async fn contents(
     found
 }
 
-fn chunk_rows(chunk: &Chunk) -> Vec<((u64, u64), (i64, Option<String>))> {
+fn chunk_rows(chunk: &Chunk) -> Vec<(Identity, Row)> {
     let mut found = Vec::new();
     for (index, run) in chunk.identities.iter().enumerate() {
         let end = chunk.identities.get(index + 1).map_or(chunk.batch.num_rows(), |next| next.start);
@@ -147,21 +148,21 @@ fn chunk_rows(chunk: &Chunk) -> Vec<((u64, u64), (i64, Option<String>))> {
     found
 }
 
-fn row_of(batch: &RecordBatch, row: usize) -> (i64, Option<String>) {
+fn row_of(batch: &RecordBatch, row: usize) -> Row {
     let note = batch.column(3).as_string::<i32>();
     let note = (!note.is_null(row)).then(|| note.value(row).to_owned());
     (batch.column(0).as_primitive::<Int64Type>().value(row), note)
 }
 
 /// The ids in a table, sorted.
-pub async fn ids(engine: &Arc<Engine>, table: &str) -> Vec<i64> {
+pub(crate) async fn ids(engine: &Arc<Engine>, table: &str) -> Vec<i64> {
     let mut ids: Vec<i64> = contents(engine, &engine.version(), table).await.values().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     ids
 }
 
 /// The tutorial's table.
-pub fn tutorial_table() -> TableDefinition {
+pub(crate) fn tutorial_table() -> TableDefinition {
     let column = |name: &str, data_type| ColumnDefinition { name: name.to_owned(), data_type, nullable: true };
     let mut columns =
         vec![column("security_id", DataType::Utf8), column("datetime", DataType::Timestamp(TimeUnit::Second, None))];
@@ -177,7 +178,7 @@ pub fn tutorial_table() -> TableDefinition {
 }
 
 /// Its 1.21 million rows, in batches of 64 Ki.
-pub fn tutorial_rows() -> Vec<RecordBatch> {
+pub(crate) fn tutorial_rows() -> Vec<RecordBatch> {
     use arrow_array::{Int32Array, TimestampSecondArray};
     const MINUTES: i64 = 242;
     const START: i64 = 1_673_136_000;
