@@ -68,7 +68,9 @@ async fn session(bed: &Bed) -> Session {
 async fn rows(session: &Session, sql: &str) -> usize {
     let statement = session.parse(sql).unwrap().remove(0);
     match session.execute(&statement, Vec::new(), CancellationToken::new()).await.unwrap() {
-        Outcome::Rows(stream) => stream.try_fold(0, |sum, batch| async move { Ok(sum + batch.num_rows()) }).await.unwrap(),
+        Outcome::Rows(stream) => {
+            stream.try_fold(0, |sum, batch| async move { Ok(sum + batch.num_rows()) }).await.unwrap()
+        }
         Outcome::Done { .. } => panic!("a query gives rows"),
     }
 }

@@ -46,9 +46,9 @@ impl Bed {
     }
 }
 
-/// The tutorial's rows in batches of 64 Ki, the same for every run.
+/// The tutorial's rows, the same for every run.
 pub(crate) fn bars() -> Vec<RecordBatch> {
-    tailrace::demo::generator::Bars::new(ROWS, 20_230_108).collect()
+    tailrace::demo::generator::batches(ROWS as u64).collect::<Result<_, _>>().unwrap()
 }
 
 /// The tutorial's table.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tailrace_wal::{
-    CommitTime, FragmentNumber, HistoryEnd, HistoryId, Log, LogConfig, Lsn, NodeId, PartEntry, PartHash, Part, Payload,
+    CommitTime, FragmentNumber, HistoryEnd, HistoryId, Log, LogConfig, Lsn, NodeId, Part, PartEntry, PartHash, Payload,
     Persistence, Position, Record, RecordKind, SystemClock, SystemDisk,
 };
 use tokio::runtime::Runtime;

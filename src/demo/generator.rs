@@ -34,10 +34,9 @@ pub(super) fn write_parquet(path: &Path, rows: u64, mut progress: impl FnMut(u64
         .set_max_row_group_row_count(Some(BATCH_ROWS as usize))
         .build();
     let mut writer = ArrowWriter::try_new(File::create(path)?, schema(), Some(properties))?;
-    let mut random = StdRng::seed_from_u64(SEED);
     let mut done = 0;
-    while done < rows {
-        let batch = bars(done..rows.min(done + BATCH_ROWS), &mut random)?;
+    for batch in batches(rows) {
+        let batch = batch?;
         writer.write(&batch)?;
         done += batch.num_rows() as u64;
         progress(done);
@@ -46,12 +45,20 @@ pub(super) fn write_parquet(path: &Path, rows: u64, mut progress: impl FnMut(u64
     Ok(())
 }
 
+/// The first `rows` rows, the same in every run.
+pub fn batches(rows: u64) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    let mut random = StdRng::seed_from_u64(SEED);
+    let starts = (0..rows).step_by(BATCH_ROWS as usize);
+    starts.map(move |start| bars(start..rows.min(start + BATCH_ROWS), &mut random))
+}
+
 /// Identifier of the security numbered `number`: six digits.
 pub(super) fn security(number: u64) -> String {
     format!("{number:06}")
 }
 
-fn schema() -> SchemaRef {
+/// Columns of the tutorial's table.
+pub fn schema() -> SchemaRef {
     let price = |name| Field::new(name, DataType::Float64, false);
     Arc::new(Schema::new(vec![
         Field::new("security_id", DataType::Utf8, false),

@@ -3,7 +3,7 @@
 //! Real QUIC between them, real pgwire to both, real files in temporary folders. `generator` → a Parquet file →
 //! `COPY` on the primary → the replica shows it → both sides compared, hot and at rest.
 
-mod generator;
+pub mod generator;
 mod progress;
 mod site;
 mod summary;
