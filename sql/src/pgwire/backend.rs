@@ -93,9 +93,9 @@ pub(crate) fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlE
     });
 }
 
-/// A warning: a notice that clients show by default.
-pub(crate) fn warning_response(out: &mut Vec<u8>, notice: &str) {
-    message(out, b'N', |out| fields(out, "WARNING", "01000", notice, |_| {}));
+/// A notice; clients show it by default.
+pub(crate) fn notice_response(out: &mut Vec<u8>, notice: &str) {
+    message(out, b'N', |out| fields(out, "NOTICE", "00000", notice, |_| {}));
 }
 
 fn fields(out: &mut Vec<u8>, severity: &str, sqlstate: &str, message: &str, more: impl FnOnce(&mut Vec<u8>)) {

@@ -1,6 +1,6 @@
 //! A connection: start-up, then one message after the other.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
 use bytes::BytesMut;
 use tokio::{
@@ -146,7 +146,7 @@ fn open(context: &ConnectionContext, message: &StartupMessage, out: &mut Vec<u8>
     ] {
         backend::parameter_status(out, name, value);
     }
-    notices.iter().for_each(|notice| backend::warning_response(out, notice));
+    notices.iter().for_each(|notice| backend::notice_response(out, notice));
     let key = context.registry.register();
     session.introduce(key.pid);
     backend::backend_key_data(out, key.pid, key.secret);
@@ -265,15 +265,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Sends what waits.
     pub(super) async fn flush(&mut self) -> Result<(), Failure> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let sent = tokio::select! {
-            sent = send(&mut self.socket, &self.out, &self.context.kill) => sent,
-            () = self.gone.cancelled() => false,
-        };
-        self.out.clear();
-        if sent { Ok(()) } else { Err(Failure::Gone) }
+        flush(&mut self.socket, &mut self.out, &self.gone, &self.context.kill).await
     }
 
     /// A token for a statement: fires on a cancel request while the guard lives, and when the server stops.
@@ -288,7 +280,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         self.key.run(token.clone())
     }
 
-    /// Runs a statement to its end: it is cancelled when the client goes, never dropped, so that a commit is whole.
+    /// Runs a statement to its end: it is cancelled when the client goes, never dropped, so that a commit is whole. What
+    /// earlier statements answered is sent while it runs.
     pub(super) async fn execute(
         &mut self,
         statement: &Statement,
@@ -296,7 +289,20 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         token: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let execution = self.session.execute(statement, parameters, token.clone());
-        unless_gone(&self.gone, token, execution).await?.map_err(|error| self.cancelled(token, error))
+        let mut execution = std::pin::pin!(execution);
+        let outcome = match futures::poll!(&mut execution) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                let sent = flush(&mut self.socket, &mut self.out, &self.gone, &self.context.kill).await;
+                if sent.is_err() {
+                    token.cancel();
+                }
+                let outcome = unless_gone(&self.gone, token, execution).await?;
+                sent?;
+                outcome
+            }
+        };
+        outcome.map_err(|error| self.cancelled(token, error))
     }
 
     /// The error of a statement whose token fired says why it fired.
@@ -317,6 +323,24 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             Failure::Statement(SqlError::new("57014", "the statement was cancelled on request"))
         }
     }
+}
+
+/// Sends `out` and empties it.
+async fn flush<W: AsyncWrite + Unpin>(
+    socket: &mut W,
+    out: &mut Vec<u8>,
+    gone: &CancellationToken,
+    kill: &CancellationToken,
+) -> Result<(), Failure> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let sent = tokio::select! {
+        sent = send(socket, out, kill) => sent,
+        () = gone.cancelled() => false,
+    };
+    out.clear();
+    if sent { Ok(()) } else { Err(Failure::Gone) }
 }
 
 /// Waits for `work`; when the client is gone, fires `token` and waits on.

@@ -15,6 +15,7 @@ use super::{
     frontend::{Bind, Frontend, Parse, Target},
     parameter::{ParameterType, read_parameter},
     rows::{RowSource, Sent},
+    simple::rows_tag,
     types::{Format, wire_columns},
 };
 use crate::{Outcome, Result, SqlError, Statement};
@@ -213,7 +214,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         };
         let (mut source, token, _running) = match state {
             PortalState::Done { rows: true } => {
-                backend::command_complete(&mut self.out, "SELECT 0");
+                backend::command_complete(&mut self.out, &rows_tag(statement, 0));
                 return Ok(state);
             }
             PortalState::Done { rows: false } => {
@@ -240,7 +241,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         let rows_max = usize::try_from(max_rows).ok().filter(|rows| *rows > 0);
         match self.send_rows(&mut source, &token, rows_max).await? {
             Sent::All(rows) => {
-                backend::command_complete(&mut self.out, &format!("SELECT {rows}"));
+                backend::command_complete(&mut self.out, &rows_tag(statement, rows));
                 Ok(PortalState::Done { rows: true })
             }
             Sent::Suspended => {

@@ -7,7 +7,7 @@ use super::{
     connection::{Connection, Failure},
     rows::{RowSource, Sent},
 };
-use crate::{Outcome, Statement};
+use crate::{Outcome, Statement, statement::Kind};
 
 impl<W: AsyncWrite + Unpin> Connection<W> {
     /// Runs the statements of `sql`; the first that fails ends it.
@@ -29,7 +29,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                 let mut source = RowSource::new(stream, &[]);
                 backend::row_description(&mut self.out, source.columns());
                 if let Sent::All(rows) = self.send_rows(&mut source, &token, None).await? {
-                    backend::command_complete(&mut self.out, &format!("SELECT {rows}"));
+                    backend::command_complete(&mut self.out, &rows_tag(statement, rows));
                 }
             }
             Outcome::Done { tag, notices } => self.done(&tag, &notices),
@@ -39,7 +39,17 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Answers a command.
     pub(super) fn done(&mut self, tag: &str, notices: &[String]) {
-        notices.iter().for_each(|notice| backend::warning_response(&mut self.out, notice));
+        notices.iter().for_each(|notice| backend::notice_response(&mut self.out, notice));
         backend::command_complete(&mut self.out, tag);
+    }
+}
+
+/// The tag of a statement that gave rows.
+pub(super) fn rows_tag(statement: &Statement, rows: u64) -> String {
+    match statement.parsed().kind {
+        Kind::Explain { .. } => "EXPLAIN".to_owned(),
+        Kind::Show(_) | Kind::ShowAll => "SHOW".to_owned(),
+        Kind::Call { .. } => "CALL".to_owned(),
+        _ => format!("SELECT {rows}"),
     }
 }

@@ -19,7 +19,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, error::SqlState,
 /// A server on a free port, over an engine in a temporary folder.
 pub(crate) struct Served {
     pub(crate) server: Server,
-    pub(crate) instance: Arc<Instance>,
+    engine: Arc<Engine>,
     _folder: tempfile::TempDir,
 }
 
@@ -38,9 +38,9 @@ pub(crate) async fn start(address: SocketAddr) -> Result<Served, SqlError> {
         statement_timeout: None,
         settings: vec![("node.name".to_owned(), "site-a".to_owned())],
     };
-    let instance = Arc::new(Instance { engine, publisher: None, follower: None, config });
-    let server = Server::start(instance.clone()).await?;
-    Ok(Served { server, instance, _folder: folder })
+    let instance = Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, config });
+    let server = Server::start(instance).await?;
+    Ok(Served { server, engine, _folder: folder })
 }
 
 impl Served {
@@ -229,6 +229,38 @@ async fn large_results_stream() {
         sum += row.get::<_, i64>(0);
     }
     assert_eq!((count, sum), (300_000, 300_000 * 300_001 / 2));
+}
+
+#[tokio::test]
+async fn answers_come_while_later_statements_run() {
+    let served = Served::new().await;
+    let mut socket = served.socket().await;
+    socket.write_all(&startup()).await.unwrap();
+    socket.write_all(&query(&format!("SELECT 'first answer'; {FOREVER}"))).await.unwrap();
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; 4096]);
+    while !String::from_utf8_lossy(&answer).contains("first answer") {
+        let read = tokio::time::timeout(Duration::from_secs(20), socket.read(&mut buffer)).await;
+        answer.extend_from_slice(&buffer[..read.expect("the first answer waits for the second").unwrap()]);
+    }
+    drop(socket);
+    shut_down_soon(served).await;
+}
+
+#[tokio::test]
+async fn an_insert_whose_client_left_is_whole_or_not_there() {
+    let served = Served::market().await;
+    for _ in 0..10 {
+        let mut socket = served.socket().await;
+        socket.write_all(&startup()).await.unwrap();
+        let insert = "INSERT INTO market.bars (security_id, volume) SELECT 'gone', value FROM generate_series(1, 1000)";
+        socket.write_all(&query(insert)).await.unwrap();
+    }
+    // A connection's statement is done or cancelled before the server is.
+    let Served { server, engine, _folder } = served;
+    server.shutdown().await;
+    let version = engine.version();
+    let rows = version.database("market").unwrap().table("bars").unwrap().rows();
+    assert_eq!(rows % 1000, 2, "{rows} rows");
 }
 
 #[tokio::test]
