@@ -84,6 +84,39 @@ async fn what_was_there_before_replication_was_switched_on_arrives_by_repair_whe
     assert_eq!(replica.sql(repairs).await, [["1"]]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_certificate_another_authority_signed_is_not_let_in() {
+    let site = Site::new();
+    let primary = site.primary(&[]).await;
+    create_ticks(&primary).await;
+    let mut stranger = site.node("siteX", None, &[]);
+    let address = primary.replication.unwrap();
+    stranger.flags.push(format!("replication.replica.primary_addresses=[\"{address}\"]"));
+    stranger.start().await;
+    stranger.wait_for_log("ertificate").await;
+    assert_eq!(stranger.sql("SELECT count(*) FROM system.databases WHERE database = 'market'").await, [["0"]]);
+    assert_eq!(primary.sql("SELECT count(*) FROM get_recent_slave_replication_info()").await, [["0"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_gets_only_what_it_may_pull_and_one_that_is_not_listed_gets_nothing() {
+    let site = Site::new();
+    let grant = "replication.primary.replicas=[{name = \"siteB\", databases = [\"market\"]}]";
+    let primary = site.primary(&[grant]).await;
+    let listed = site.replica("siteB", &primary, &[]).await;
+    let other = site.replica("siteC", &primary, &[]).await;
+    let client = primary.connect().await;
+    client.rows("CREATE DATABASE secret").await;
+    client.rows("CALL set_database_for_cluster_replication('secret', true)").await;
+    create_ticks(&primary).await;
+    client.rows(&insert(0..10)).await;
+    listed.wait_for(SUMS, &[&refs(&sums(0..10))]).await;
+    other.wait_for_log("refused").await;
+    let databases = "SELECT database FROM system.databases ORDER BY database";
+    assert_eq!(listed.sql(databases).await, [["market"]]);
+    assert!(other.sql(databases).await.is_empty());
+}
+
 /// A database with rows, then (after a flush that truncates the log, if asked for) replication on, then a few more.
 async fn before_and_on(site: &Site, primary: &crate::harness::Node, flush: bool) {
     let client = primary.connect().await;
