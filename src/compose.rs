@@ -17,7 +17,6 @@ use crate::{
 pub struct Node {
     instance: Arc<Instance>,
     server: Server,
-    report: StartReport,
 }
 
 impl Node {
@@ -32,9 +31,11 @@ impl Node {
         let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
         let (engine, report) = Engine::open(engine_config(settings), seams).await?;
 
+        log_recovery(&report);
+
         let mut started = Started { engine: Arc::clone(&engine), publisher: None, follower: None };
         match started.raise(settings, files_allow).await {
-            Ok((instance, server)) => Ok(Self { instance, server, report }),
+            Ok((instance, server)) => Ok(Self { instance, server }),
             Err(error) => {
                 // The first failure is the one to report.
                 let _ = stop(&engine, started.publisher.as_deref(), started.follower.as_deref()).await;
@@ -61,11 +62,6 @@ impl Node {
     /// Where PostgreSQL clients connect.
     pub fn pgwire(&self) -> SocketAddr {
         self.server.local_addr()
-    }
-
-    /// What recovery found.
-    pub fn report(&self) -> &StartReport {
-        &self.report
     }
 
     /// Closes listeners and connections, ends replication, and closes the log: everything written is durable on
@@ -115,6 +111,16 @@ async fn stop(engine: &Engine, publisher: Option<&Publisher>, follower: Option<&
         publisher.shutdown().await;
     }
     Ok(engine.shutdown().await?)
+}
+
+fn log_recovery(report: &StartReport) {
+    for torn in &report.torn {
+        tracing::warn!("{torn}");
+    }
+    for (database, reason) in &report.stopped {
+        tracing::error!(database, reason, "a database is stopped");
+    }
+    tracing::info!(replayed = report.replayed, "recovered");
 }
 
 fn engine_config(settings: &Settings) -> EngineConfig {

@@ -27,7 +27,6 @@ pub async fn serve(settings: Settings) -> Result<()> {
     // Before anything else, so that a signal during recovery ends the process by a clean stop, too.
     let mut signals = Signals::listen()?;
     let node = Node::start(&settings).await?;
-    report(&node);
     for (key, address) in [("flight", settings.listen.flight), ("http", settings.listen.http)] {
         if let Some(address) = address {
             tracing::warn!("listen.{key} = \"{address}\" is accepted, but not served yet");
@@ -74,17 +73,6 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-fn report(node: &Node) {
-    let report = node.report();
-    for torn in &report.torn {
-        tracing::warn!("{torn}");
-    }
-    for (database, reason) in &report.stopped {
-        tracing::error!("database {database:?} is stopped: {reason}");
-    }
-    tracing::info!("recovered; {} transactions replayed", report.replayed);
 }
 
 fn announce(node: &Node) -> Result<()> {

@@ -94,7 +94,7 @@ async fn a_replica_whose_certificate_another_authority_signed_is_not_let_in() {
     stranger.flags.push(format!("replication.replica.primary_addresses=[\"{address}\"]"));
     stranger.start().await;
     stranger.wait_for_log("ertificate").await;
-    assert_eq!(stranger.sql("SELECT count(*) FROM system.databases WHERE database = 'market'").await, [["0"]]);
+    assert_eq!(stranger.sql("SELECT count(*) FROM system.databases WHERE name = 'market'").await, [["0"]]);
     assert_eq!(primary.sql("SELECT count(*) FROM get_recent_slave_replication_info()").await, [["0"]]);
 }
 
@@ -112,7 +112,7 @@ async fn a_replica_gets_only_what_it_may_pull_and_one_that_is_not_listed_gets_no
     client.rows(&insert(0..10)).await;
     listed.wait_for(SUMS, &[&refs(&sums(0..10))]).await;
     other.wait_for_log("refused").await;
-    let databases = "SELECT database FROM system.databases ORDER BY database";
+    let databases = "SELECT name FROM system.databases ORDER BY name";
     assert_eq!(listed.sql(databases).await, [["market"]]);
     assert!(other.sql(databases).await.is_empty());
 }
