@@ -28,6 +28,10 @@ pub struct Server {
 impl Server {
     /// Binds and serves. Any address but loopback is refused: there are no passwords yet.
     pub async fn start(instance: Arc<Instance>) -> Result<Self> {
+        Self::start_for(instance, CONNECTIONS_MAX).await
+    }
+
+    async fn start_for(instance: Arc<Instance>, connections_max: usize) -> Result<Self> {
         let address = instance.config.pgwire;
         if !address.ip().is_loopback() {
             return Err(SqlError::new("F0000", format!("listen.pgwire = {address} is not a loopback address"))
@@ -46,7 +50,7 @@ impl Server {
             registry: Arc::new(CancelRegistry::default()),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
-            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            slots: Arc::new(Semaphore::new(connections_max)),
         });
         let connections = TaskTracker::new();
         let accepting = tokio::spawn(accept(listener, context.clone(), connections.clone()));
@@ -100,5 +104,50 @@ async fn accept(listener: TcpListener, context: Arc<ConnectionContext>, connecti
             serve(socket, context).await;
             drop(kept);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailrace_engine::{Engine, EngineConfig, EngineSeams};
+    use tailrace_wal::{SystemClock, SystemDisk};
+    use tokio_postgres::{Config, NoTls};
+
+    use super::*;
+    use crate::SqlConfig;
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_told_so_and_may_still_cancel() {
+        let folder = tempfile::tempdir().unwrap();
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        let (engine, _) = Engine::open(EngineConfig::new(folder.path()), seams).await.unwrap();
+        let config = SqlConfig {
+            node_name: "test".to_owned(),
+            pgwire: ([127, 0, 0, 1], 0).into(),
+            files_allow: Vec::new(),
+            memory_bytes: 64 << 20,
+            threads: 1,
+            statement_timeout: None,
+            settings: Vec::new(),
+        };
+        let instance = Arc::new(Instance { engine, publisher: None, follower: None, config });
+        let server = Server::start_for(instance, 1).await.unwrap();
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(server.local_addr().port()).user("ann").dbname("tailrace");
+
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let error = config.connect(NoTls).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "53300");
+        client.cancel_token().cancel_query(NoTls).await.unwrap();
+        client.simple_query("SELECT 1").await.unwrap();
+
+        // The slot is free again when the client has left.
+        drop(client);
+        connection.await.unwrap().unwrap();
+        while config.connect(NoTls).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        server.shutdown().await;
     }
 }

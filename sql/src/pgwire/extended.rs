@@ -224,7 +224,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                 let (token, running) = self.cancellable();
                 match self.execute(statement, parameters.to_vec(), &token).await? {
                     Outcome::Rows(stream) => {
-                        let source = RowSource::new(stream, formats).described(&prepared.columns, formats);
+                        let source = RowSource::new(stream, formats).described(&prepared.columns, formats)?;
                         (source, token, running)
                     }
                     Outcome::Done { tag, notices } => {

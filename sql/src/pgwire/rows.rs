@@ -12,6 +12,7 @@ use super::{
     encode::BatchEncoder,
     types::{WireColumn, wire_columns},
 };
+use crate::SqlError;
 
 /// Bytes gathered before they are sent: enough that system calls cost little, little enough that rows come soon.
 const SEND_BYTES: usize = 64 << 10;
@@ -38,8 +39,9 @@ impl RowSource {
         Self { stream, columns, batch: None }
     }
 
-    /// Names, types and formats come from a description that the client has, where the stream has the same columns.
-    pub(super) fn described(mut self, described: &SchemaRef, formats: &[i16]) -> Self {
+    /// Takes names and types from a description that the client has. An error when the result is another by now: the
+    /// client would read it wrongly.
+    pub(super) fn described(mut self, described: &SchemaRef, formats: &[i16]) -> crate::Result<Self> {
         let schema = self.stream.schema();
         let same = described.fields().len() == schema.fields().len()
             && described
@@ -47,10 +49,13 @@ impl RowSource {
                 .iter()
                 .zip(schema.fields())
                 .all(|(left, right)| left.data_type() == right.data_type());
-        if same {
-            self.columns = wire_columns(described, formats);
+        if !same {
+            return Err(SqlError::new("0A000", "cached plan must not change result type")
+                .detail("A table has changed since the statement was prepared.")
+                .hint("prepare the statement again"));
         }
-        self
+        self.columns = wire_columns(described, formats);
+        Ok(self)
     }
 
     pub(super) fn columns(&self) -> &[WireColumn] {
@@ -99,7 +104,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
     ) -> Result<Option<T>, Failure>
     where
         S: Stream<Item = Result<T, E>> + ?Sized,
-        crate::SqlError: From<E>,
+        SqlError: From<E>,
     {
         let next = match futures::poll!(stream.next()) {
             std::task::Poll::Ready(next) => next,

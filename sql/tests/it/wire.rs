@@ -342,6 +342,33 @@ async fn databases_are_checked_at_the_start() {
 }
 
 #[tokio::test]
+async fn settings_come_with_the_start() {
+    let served = Served::new().await;
+    let connect = async |options: &str| {
+        let (client, connection) = served.config("tailrace").options(options).connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok::<_, tokio_postgres::Error>(client)
+    };
+    let client = connect("-c synchronous_commit=off -c statement_timeout=50").await.unwrap();
+    assert_eq!(cells(&client, "SHOW synchronous_commit").await[0][0].as_deref(), Some("off"));
+    let error = client.simple_query(FOREVER).await.map(|_| ()).unwrap_err();
+    assert_eq!(code(&error), &SqlState::QUERY_CANCELED);
+    let error = connect("-c no_such_setting=1").await.map(|_| ()).unwrap_err();
+    assert_eq!(code(&error), &SqlState::UNDEFINED_OBJECT);
+}
+
+#[tokio::test]
+async fn a_prepared_statement_over_a_changed_table_is_refused() {
+    let served = Served::market().await;
+    let client = served.client("market").await;
+    let select = client.prepare("SELECT * FROM bars").await.unwrap();
+    assert_eq!(client.query(&select, &[]).await.unwrap().len(), 2);
+    client.batch_execute("DROP TABLE bars; CREATE TABLE bars (volume TEXT)").await.unwrap();
+    let error = client.query(&select, &[]).await.unwrap_err();
+    assert_eq!(code(&error), &SqlState::FEATURE_NOT_SUPPORTED);
+}
+
+#[tokio::test]
 async fn the_server_says_what_it_is() {
     let served = Served::new().await;
     let client = served.client("tailrace").await;
