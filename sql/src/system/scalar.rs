@@ -1,15 +1,15 @@
 //! Scalar functions about the session and the server that clients call.
 
-use std::any::Any;
+use std::{any::Any, sync::Arc};
 
 use datafusion::{
-    arrow::datatypes::DataType,
+    arrow::datatypes::{DataType, Field},
     common::{
         Result, ScalarValue,
         config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions},
     },
     error::DataFusionError,
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility},
     prelude::SessionContext,
 };
 
@@ -55,18 +55,20 @@ pub(crate) fn version() -> String {
     format!("PostgreSQL {SERVER_VERSION} (Tailrace {})", env!("CARGO_PKG_VERSION"))
 }
 
-type Answer = fn(&ConfigOptions) -> ScalarValue;
+type Answer = fn(&[ColumnarValue], &ConfigOptions) -> Result<ScalarValue>;
 
 const FUNCTIONS: &[(&str, DataType, Answer)] = &[
-    ("version", DataType::Utf8, |_| text(version())),
-    ("current_schema", DataType::Utf8, |options| ScalarValue::Utf8(database(options))),
-    ("current_database", DataType::Utf8, |options| text(database(options).unwrap_or_else(|| CATALOG.to_owned()))),
-    ("current_catalog", DataType::Utf8, |_| text(CATALOG.to_owned())),
-    ("current_user", DataType::Utf8, |options| text(facts(options).user)),
-    ("session_user", DataType::Utf8, |options| text(facts(options).user)),
-    ("user", DataType::Utf8, |options| text(facts(options).user)),
-    ("pg_backend_pid", DataType::Int32, |options| ScalarValue::Int32(Some(facts(options).pid))),
-    ("pg_is_in_recovery", DataType::Boolean, |_| ScalarValue::Boolean(Some(false))),
+    ("version", DataType::Utf8, |_, _| Ok(text(version()))),
+    ("current_schema", DataType::Utf8, |_, options| Ok(ScalarValue::Utf8(database(options)))),
+    ("current_database", DataType::Utf8, |_, options| {
+        Ok(text(database(options).unwrap_or_else(|| CATALOG.to_owned())))
+    }),
+    ("current_catalog", DataType::Utf8, |_, _| Ok(text(CATALOG.to_owned()))),
+    ("current_user", DataType::Utf8, |_, options| Ok(text(facts(options).user))),
+    ("session_user", DataType::Utf8, |_, options| Ok(text(facts(options).user))),
+    ("user", DataType::Utf8, |_, options| Ok(text(facts(options).user))),
+    ("pg_backend_pid", DataType::Int32, |_, options| Ok(ScalarValue::Int32(Some(facts(options).pid)))),
+    ("pg_is_in_recovery", DataType::Boolean, |_, _| Ok(ScalarValue::Boolean(Some(false)))),
 ];
 
 fn text(text: String) -> ScalarValue {
@@ -81,8 +83,61 @@ fn facts(options: &ConfigOptions) -> ClientFacts {
     options.extensions.get::<ClientFacts>().cloned().unwrap_or_default()
 }
 
+/// `current_schemas(implicit)`: where names are looked up, and with `true` where also without being asked.
+fn current_schemas(arguments: &[ColumnarValue], options: &ConfigOptions) -> Result<ScalarValue> {
+    let implicit = matches!(arguments, [ColumnarValue::Scalar(ScalarValue::Boolean(Some(true)))]);
+    let also = if implicit { &["information_schema", "pg_catalog"][..] } else { &[] };
+    let names = database(options).into_iter().chain(also.iter().map(|name| (*name).to_owned()));
+    let names: Vec<ScalarValue> = names.map(text).collect();
+    Ok(ScalarValue::List(ScalarValue::new_list_nullable(&names, &DataType::Utf8)))
+}
+
+/// `current_setting(name)`, for what never changes; SHOW knows the rest.
+fn current_setting(arguments: &[ColumnarValue], _options: &ConfigOptions) -> Result<ScalarValue> {
+    let [ColumnarValue::Scalar(ScalarValue::Utf8(Some(name))), ..] = arguments else {
+        return Err(DataFusionError::Plan("function current_setting takes a constant name".to_owned()));
+    };
+    let value = match name.to_ascii_lowercase().as_str() {
+        "server_version" => SERVER_VERSION.to_owned(),
+        "server_version_num" => server_version_number(),
+        "server_encoding" | "client_encoding" => "UTF8".to_owned(),
+        "integer_datetimes" | "standard_conforming_strings" => "on".to_owned(),
+        "timezone" => "UTC".to_owned(),
+        "max_identifier_length" => "63".to_owned(),
+        _ => {
+            return Err(DataFusionError::NotImplemented(format!(
+                "current_setting('{name}') is not supported; SHOW {name}"
+            )));
+        }
+    };
+    Ok(text(value))
+}
+
+/// `16.6` as PostgreSQL numbers it: 160006.
+fn server_version_number() -> String {
+    let (major, minor) = SERVER_VERSION.split_once('.').unwrap_or((SERVER_VERSION, "0"));
+    format!("{major}{minor:0>4}")
+}
+
 /// Registers them, over what other libraries registered under these names.
 pub(super) fn register(context: &SessionContext) {
+    let texts = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+    let one_of = |signatures| Signature::one_of(signatures, Volatility::Stable);
+    context.register_udf(ScalarUDF::new_from_impl(Function {
+        name: "current_schemas",
+        returns: texts,
+        signature: one_of(vec![TypeSignature::Exact(vec![DataType::Boolean])]),
+        answer: current_schemas,
+    }));
+    context.register_udf(ScalarUDF::new_from_impl(Function {
+        name: "current_setting",
+        returns: DataType::Utf8,
+        signature: one_of(vec![
+            TypeSignature::Exact(vec![DataType::Utf8]),
+            TypeSignature::Exact(vec![DataType::Utf8, DataType::Boolean]),
+        ]),
+        answer: current_setting,
+    }));
     for (name, returns, answer) in FUNCTIONS {
         let signature = Signature::nullary(Volatility::Stable);
         let function = Function { name, returns: returns.clone(), signature, answer: *answer };
@@ -90,7 +145,7 @@ pub(super) fn register(context: &SessionContext) {
     }
 }
 
-/// A function without arguments whose answer stands in the session's configuration.
+/// A function whose answer stands in the session's configuration.
 #[derive(Debug, Clone)]
 struct Function {
     name: &'static str,
@@ -127,6 +182,6 @@ impl ScalarUDFImpl for Function {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(ColumnarValue::Scalar((self.answer)(&args.config_options)))
+        Ok(ColumnarValue::Scalar((self.answer)(&args.args, &args.config_options)?))
     }
 }

@@ -114,3 +114,45 @@ async fn errors_read_well() {
     let Some((_, error)) = psql(&served, "nowhere", &["SELECT 1"]).await else { return };
     assert!(error.contains("database \"nowhere\" does not exist"), "{error}");
 }
+
+#[tokio::test]
+async fn what_drivers_and_browsers_ask_when_they_connect() {
+    let served = Served::market().await;
+    let mut failed = Vec::new();
+    for statement in [
+        "SELECT pg_catalog.version()",
+        "SHOW standard_conforming_strings",
+        "SHOW TRANSACTION ISOLATION LEVEL",
+        "SET application_name = 'x'",
+        "SET extra_float_digits = 3",
+        "SET client_encoding TO 'UTF8'",
+        "SELECT current_database(), current_schema(), current_user",
+        "SELECT current_setting('server_version_num')::int / 100 AS version",
+        "SELECT pg_is_in_recovery()",
+        "SELECT * FROM unnest(current_schemas(true))",
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname",
+        "SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace ns ON typnamespace = ns.oid WHERE typname = 'hstore'",
+        "SELECT n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n \
+         ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v') AND n.nspname = ANY(ARRAY['market']) ORDER BY 1, 2",
+        "SELECT a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull \
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = 'market.bars'::regclass AND a.attnum > 0 ORDER BY a.attnum",
+        "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns \
+         WHERE table_schema = 'market' ORDER BY ordinal_position",
+        "SELECT quote_ident(table_name) AS \"table\" FROM information_schema.tables WHERE quote_ident(table_schema) \
+         NOT IN ('information_schema', 'pg_catalog') ORDER BY 1",
+        "SELECT rolname FROM pg_catalog.pg_roles",
+        "SELECT nspname FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE') ORDER BY nspname",
+        "BEGIN; ROLLBACK",
+        "DISCARD ALL",
+    ] {
+        let Some((out, error)) = psql(&served, "market", &[statement]).await else { return };
+        if !error.is_empty() {
+            failed.push(format!("{statement} gave {out}{error}"));
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+    let Some(out) = shown(&served, "market", &["SELECT current_database(), current_schemas(false)"]).await else {
+        return;
+    };
+    assert!(out.contains("market|{market}"), "{out}");
+}
