@@ -20,6 +20,9 @@ pub(crate) fn syntax_error(error: &ParserError, sql: &str) -> SqlError {
 pub(crate) fn position_of(sql: &str, line: u64, column: u64) -> Option<usize> {
     let line = usize::try_from(line).ok()?.checked_sub(1)?;
     let column = usize::try_from(column).ok()?;
+    if line >= sql.split('\n').count() {
+        return None;
+    }
     let before: usize = sql.split_inclusive('\n').take(line).map(|line| line.chars().count()).sum();
     (column > 0 && before + column <= sql.chars().count() + 1).then_some(before + column)
 }

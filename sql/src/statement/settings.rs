@@ -248,7 +248,7 @@ pub(crate) fn set(session: &Session, set: &Set) -> Result<Outcome> {
             if version.database(name).is_none() && !RESERVED.contains(&name.as_str()) {
                 return Err(name::no_database(&version, name));
             }
-            session.use_database(&[name.clone()])?;
+            session.use_database(std::slice::from_ref(name))?;
             session.settings(|settings| settings.set("search_path", Some(name), false))?
         }
         Set::Reset(name) => {

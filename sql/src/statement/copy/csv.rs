@@ -139,7 +139,7 @@ struct Parse {
 
 /// Why a block could not be parsed, and at which of its records.
 struct Failed {
-    error: SqlError,
+    error: Box<SqlError>,
     /// 0-based in its block.
     record: Option<usize>,
 }
@@ -166,7 +166,7 @@ impl Parse {
         reader
             .map(|batch| {
                 let batch = batch.map_err(|error| self.failed(error))?;
-                self.target.cast(&batch).map_err(|error| Failed { error, record: None })
+                self.target.cast(&batch).map_err(|error| Failed { error: Box::new(error), record: None })
             })
             .collect()
     }
@@ -182,10 +182,10 @@ impl Parse {
                 if value == field.name() {
                     error = error.hint("the first line looks like a header: add (HEADER true)");
                 }
-                Failed { error, record: Some(line) }
+                Failed { error: Box::new(error), record: Some(line) }
             }
             _ => Failed {
-                error: SqlError::new("22P04", format!("the file is not readable as CSV: {text}")),
+                error: Box::new(SqlError::new("22P04", format!("the file is not readable as CSV: {text}"))),
                 record: None,
             },
         }
