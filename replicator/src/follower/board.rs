@@ -1,7 +1,7 @@
 //! Tasks of one followed database: what waits, what runs, what was done, and how long it took.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -111,7 +111,8 @@ impl Board {
 
     /// A worker took the tasks up to `seq`.
     pub(crate) fn executing(&mut self, from: Seq, to: Seq, worker: u32) {
-        for entry in self.unfinished.iter_mut().filter(|entry| (from..=to).contains(&entry.task.task.seq)) {
+        let first = self.unfinished.partition_point(|entry| entry.task.task.seq < from);
+        for entry in self.unfinished.iter_mut().skip(first).take_while(|entry| entry.task.task.seq <= to) {
             entry.task.state = TaskState::Executing;
             entry.task.worker = Some(worker);
         }
@@ -119,13 +120,19 @@ impl Board {
 
     /// Transactions up to `seq` are applied; `tasks` describes them.
     pub(crate) fn applied(&mut self, tasks: Vec<TaskInfo>, to: Seq, now: CommitTime, monotonic: Duration) {
-        let mut infos: HashMap<Seq, TaskInfo> = tasks.into_iter().map(|task| (task.seq, task)).collect();
+        let mut infos: BTreeMap<Seq, TaskInfo> = tasks.into_iter().map(|task| (task.seq, task)).collect();
         while self.unfinished.front().is_some_and(|entry| entry.task.task.seq <= to) {
             let Some(Unfinished { mut task, arrived }) = self.unfinished.pop_front() else { break };
             // Not among them: a duplicate, which was finished before.
             let Some(info) = infos.remove(&task.task.seq) else { continue };
             task.task = info;
             self.finish(task, now, monotonic, monotonic.saturating_sub(arrived));
+        }
+        // Their session ended while they were committed: when they came is forgotten.
+        for info in infos.into_values() {
+            let mut task = self.before_start(info);
+            task.finished = Some(now);
+            self.keep(task);
         }
     }
 
@@ -207,6 +214,10 @@ impl Board {
         if self.samples.len() > SAMPLES_MAX {
             self.samples.pop_front();
         }
+        self.keep(task);
+    }
+
+    fn keep(&mut self, task: ReplicaTask) {
         self.finished.push_back(task);
         if self.finished.len() > TASKS_KEPT {
             self.finished.pop_front();

@@ -144,6 +144,8 @@ async fn run(
         }
     };
     streams.abort();
+    // Before the databases hear of it: a chunk of this session must not come between those of the next.
+    following.session.lock().abandon();
     shared.detach_all();
     let welcomed = following.primary.is_some();
     if code == CODE_VIOLATION {

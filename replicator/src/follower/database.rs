@@ -137,7 +137,7 @@ impl Database {
             }
             Command::Detach => self.detach(),
             Command::Offered(Some(seq)) => {
-                self.face.set_primary_seq(seq);
+                self.face.raise_primary_seq(seq);
                 if self.phase == Phase::Unoffered {
                     self.phase = Phase::Closed;
                 }
@@ -145,7 +145,7 @@ impl Database {
             Command::Offered(None) => {}
             Command::Outcome(outcome) => self.outcome(outcome).await,
             Command::Chunk(records) => self.chunk(records),
-            Command::Progress(seq) => self.face.set_primary_seq(seq),
+            Command::Progress(seq) => self.face.raise_primary_seq(seq),
             Command::Retry => self.retry(),
             Command::Stop => {
                 self.pipeline.clear();
@@ -279,10 +279,8 @@ impl Database {
     }
 
     fn forked(&mut self, reason: &str) {
-        let remedy = format!(
-            "decide which side is right; to take the primary's: DROP DATABASE {} here, then {RETRY}",
-            self.face.name
-        );
+        let remedy = "decide which side is right; to take the primary's, start this replica with an empty data folder"
+            .to_owned();
         self.block(ReplicationState::Forked, reason.to_owned(), remedy);
     }
 

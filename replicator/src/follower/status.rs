@@ -89,7 +89,7 @@ impl Face {
         self.standing.lock().primary_seq = Some(seq);
     }
 
-    /// A record of this transaction arrived.
+    /// This transaction was heard of.
     pub(crate) fn raise_primary_seq(&self, seq: Seq) {
         let mut standing = self.standing.lock();
         standing.primary_seq = standing.primary_seq.max(Some(seq));

@@ -252,6 +252,9 @@ impl Served {
                 PublisherAction::Acknowledge { history, durable, applied, restart } => {
                     self.acknowledge(history, durable, applied, restart);
                 }
+                PublisherAction::Trouble { history, state, reason } => {
+                    self.shared.replicas.set_trouble(&self.replica, history, Some((state, reason)));
+                }
                 PublisherAction::StartRepair { feed, history } => self.start_repair(feed, history),
                 PublisherAction::Fetch { feed, datafile, offset, length } => match self.repairs.get(&feed) {
                     Some((repair, Some(source))) => {

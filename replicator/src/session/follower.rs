@@ -320,6 +320,14 @@ impl<T> FollowerSession<T> {
         }
     }
 
+    /// The connection is gone: what still comes of it is dropped.
+    pub(crate) fn abandon(&mut self) {
+        self.closed = true;
+        self.feeds.clear();
+        self.by_history.clear();
+        self.repairs.clear();
+    }
+
     fn accept_repair(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
         let Some(repair) = self.repairs.get_mut(&header.feed) else { return Ok(Acceptance::Ignore) };
         match (header.kind, repair) {

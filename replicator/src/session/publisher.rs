@@ -12,7 +12,7 @@ use super::{
     decide::{Decision, decide},
 };
 use crate::{
-    ReplicaGrant,
+    ReplicaGrant, ReplicationState,
     wire::{CloseCause, FeedNumber, FollowerMessage, Offer, PIECE_MAX, PROTOCOL, PrimaryMessage},
 };
 
@@ -46,6 +46,8 @@ pub(crate) enum PublisherAction {
     StopFeed { feed: FeedNumber, history: HistoryId },
     /// Move the pin.
     Acknowledge { history: HistoryId, durable: Seq, applied: Seq, restart: Seq },
+    /// The replica was told that it cannot go on from where it is.
+    Trouble { history: HistoryId, state: ReplicationState, reason: String },
     /// Hold a database and send its manifest.
     StartRepair { feed: FeedNumber, history: HistoryId },
     /// Send part of a datafile.
@@ -416,13 +418,19 @@ impl PublisherSession {
                 });
                 self.handle_progress(now, catalog);
             }
-            Decision::Forked(reason) => self.send(PrimaryMessage::Forked { feed, reason }),
+            Decision::Forked(reason) => {
+                let state = ReplicationState::Forked;
+                self.actions.push_back(PublisherAction::Trouble { history, state, reason: reason.clone() });
+                self.send(PrimaryMessage::Forked { feed, reason });
+            }
             Decision::Lost => {
                 let retained_after = view.retained_after;
                 let reason = format!(
                     "the log of database {:?} reaches back to seq {retained_after}, the replica needs {restart}",
                     view.name
                 );
+                let state = ReplicationState::Lost;
+                self.actions.push_back(PublisherAction::Trouble { history, state, reason: reason.clone() });
                 self.send(PrimaryMessage::Lost { feed, retained_after, reason });
             }
             Decision::Dropped => self.send(PrimaryMessage::Dropped { feed, end: view.end }),

@@ -306,7 +306,12 @@ impl World {
     }
 
     fn disconnect(&mut self) {
-        self.link = None;
+        if let Some(mut link) = self.link.take() {
+            link.follower.abandon();
+            for (_, header, _) in &link.chunks {
+                assert_eq!(link.follower.accept(header), Ok(Acceptance::Ignore), "late chunks are dropped");
+            }
+        }
     }
 
     fn delay(&mut self) -> Duration {
@@ -348,6 +353,7 @@ impl World {
                         assert!(copy.position().0.seq >= durable, "acknowledged more than is there");
                         self.acknowledged.insert(history, durable);
                     }
+                    PublisherAction::Trouble { .. } => {}
                     PublisherAction::Close(reason) => panic!("seed {}: the primary closed: {reason}", self.seed),
                     other => panic!("seed {}: {other:?}", self.seed),
                 }

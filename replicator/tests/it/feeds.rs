@@ -1,5 +1,7 @@
 //! Rows arrive, in order, once.
 
+use std::time::Instant;
+
 use tailrace_replicator::{ReplicationState, TaskState};
 use tailrace_wal::Seq;
 
@@ -96,5 +98,51 @@ async fn several_databases_and_replicas() {
     eventually("three feeds", || (publisher.feeds().len() == 3).then_some(())).await;
     all.shutdown().await;
     some.shutdown().await;
+    publisher.shutdown().await;
+}
+
+/// Figures, not a check: `cargo test -p tailrace-replicator --release -- --ignored --nocapture throughput`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn throughput() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::roomy(&authority, "a").await, Site::roomy(&authority, "b").await);
+    let publisher = primary.publish().await;
+    primary.market("market").await;
+    let load = |from: i64| {
+        let primary = &primary;
+        async move {
+            let mut transaction = primary.engine.begin("market").unwrap();
+            for part in 0..64 {
+                let first = from + part * 62_500;
+                transaction.append("bars", crate::support::rows(first..first + 62_500)).await.unwrap();
+            }
+            transaction.commit(Default::default()).await.unwrap();
+        }
+    };
+    load(0).await;
+    let began = Instant::now();
+    let follower = replica.follow(publisher.local_addr()).await;
+    replica.catches_up(&primary, "market").await;
+    let report = |what: &str, seconds: f64, (wire, raw): (u64, u64)| {
+        let rate = raw as f64 / seconds / 1e6;
+        println!(
+            "{what}: {:.1} MB raw, {:.1} MB sent, {seconds:.3} s, {rate:.0} MB/s",
+            raw as f64 / 1e6,
+            wire as f64 / 1e6
+        );
+    };
+    let sent = publisher.sent_bytes();
+    report("catching up", began.elapsed().as_secs_f64(), sent);
+    let began = Instant::now();
+    load(4_000_000).await;
+    let loaded = began.elapsed().as_secs_f64();
+    replica.catches_up(&primary, "market").await;
+    let seconds = began.elapsed().as_secs_f64();
+    let now = publisher.sent_bytes();
+    report("beside a load", seconds, (now.0 - sent.0, now.1 - sent.1));
+    println!("the load took {loaded:.3} s, the replica showed it {:.3} s later", seconds - loaded);
+    acknowledged(&publisher, "b", "market", Seq(4)).await;
+    follower.shutdown().await;
     publisher.shutdown().await;
 }

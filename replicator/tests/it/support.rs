@@ -75,6 +75,14 @@ impl Site {
         Self { name: name.to_owned(), tls: authority.issue(name), engine, dir }
     }
 
+    /// With the settings that a server has by default: large fragments and segments.
+    pub async fn roomy(authority: &Authority, name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        let engine = Engine::open(EngineConfig::new(dir.path()), seams).await.unwrap().0;
+        Self { name: name.to_owned(), tls: authority.issue(name), engine, dir }
+    }
+
     /// Closes the engine and opens it again, as after an orderly restart.
     pub async fn restart(&mut self) {
         self.engine.shutdown().await.unwrap();
@@ -96,7 +104,16 @@ impl Site {
         replicas: Option<Vec<ReplicaGrant>>,
     ) -> Arc<Publisher> {
         let config = PublisherConfig { name: self.name.clone(), listen, tls: self.tls.clone(), max_replicas, replicas };
-        Publisher::start(self.engine.clone(), config).await.unwrap()
+        // A port that was in use a moment ago is free as soon as its former socket is dropped.
+        let mut attempts = 0;
+        loop {
+            match Publisher::start(self.engine.clone(), config.clone()).await {
+                Ok(publisher) => return publisher,
+                Err(error) if listen.port() == 0 || attempts > 500 => panic!("{error}"),
+                Err(_) => attempts += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub async fn follow(&self, primary: SocketAddr) -> Arc<Follower> {

@@ -56,6 +56,7 @@ async fn a_diverged_primary_is_forked() {
     let status = reaches(&follower, "market", ReplicationState::Forked).await;
     assert!(status.reason.is_some() && status.remedy.is_some());
     assert_eq!(replica.rows("market", "bars"), Some(10), "nothing is overwritten");
+    assert!(publisher.feeds().iter().any(|feed| feed.state == ReplicationState::Forked && feed.reason.is_some()));
     follower.shutdown().await;
     publisher.shutdown().await;
 }
