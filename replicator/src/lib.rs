@@ -11,6 +11,7 @@ mod publisher;
 mod session;
 mod status;
 #[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of the public face")]
 #[path = "../tests/it/support.rs"]
 mod support;
 mod tls;

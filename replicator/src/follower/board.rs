@@ -27,6 +27,8 @@ pub(crate) struct Whose {
 #[derive(Debug)]
 pub(crate) struct Board {
     whose: Whose,
+    /// Transactions up to here were applied before this process began.
+    base: Seq,
     unfinished: VecDeque<Unfinished>,
     finished: VecDeque<ReplicaTask>,
     samples: VecDeque<Sample>,
@@ -70,9 +72,10 @@ impl Totals {
 }
 
 impl Board {
-    pub(crate) fn new(whose: Whose) -> Self {
+    pub(crate) fn new(whose: Whose, base: Seq) -> Self {
         Self {
             whose,
+            base,
             unfinished: VecDeque::new(),
             finished: VecDeque::new(),
             samples: VecDeque::new(),
@@ -130,7 +133,7 @@ impl Board {
         }
         // Their session ended while they were committed: when they came is forgotten.
         for info in infos.into_values() {
-            let mut task = self.before_start(info);
+            let mut task = self.unwitnessed(info);
             task.finished = Some(now);
             self.keep(task);
         }
@@ -185,8 +188,13 @@ impl Board {
         self.unfinished.iter().map(|entry| &entry.task)
     }
 
+    /// Those of the engine's tasks that were finished before this process began.
+    pub(crate) fn earlier(&self, tasks: Vec<TaskInfo>) -> impl Iterator<Item = ReplicaTask> {
+        tasks.into_iter().filter(|info| info.seq <= self.base).map(|info| self.unwitnessed(info))
+    }
+
     /// A task with nothing known of its way here.
-    pub(crate) fn before_start(&self, info: TaskInfo) -> ReplicaTask {
+    fn unwitnessed(&self, info: TaskInfo) -> ReplicaTask {
         let mut task = self.entry(info, CommitTime(0), TaskState::Finished);
         task.received = None;
         task

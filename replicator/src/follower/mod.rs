@@ -11,7 +11,7 @@ mod status;
 mod workers;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     backoff::Backoff,
+    board::Whose,
     database::Database,
     link::{Command, Link},
     status::{Face, RETRY},
@@ -140,9 +141,7 @@ impl Follower {
                 && !info.ended
                 && shared.is_selected(&info.name)
             {
-                let known = shared.database(info.id, &info.name, primary);
-                known.face.set_applied(info.position.seq);
-                known.face.set_acknowledged(info.position.seq);
+                shared.database(info.id, &info.name, primary);
             }
         }
         let stop = CancellationToken::new();
@@ -180,12 +179,7 @@ impl Follower {
         let (mut finished, mut unfinished) = (Vec::new(), Vec::new());
         for face in self.shared.faces() {
             let board = face.board.lock();
-            let here: HashMap<Seq, &ReplicaTask> =
-                board.finished().filter(|task| !task.repair).map(|task| (task.task.seq, task)).collect();
-            let earlier = self.shared.engine.tasks(face.history, Seq::ZERO);
-            finished.extend(
-                earlier.into_iter().filter(|info| !here.contains_key(&info.seq)).map(|info| board.before_start(info)),
-            );
+            finished.extend(board.earlier(self.shared.engine.tasks(face.history, Seq::ZERO)));
             finished.extend(board.finished().cloned());
             unfinished.extend(board.unfinished().cloned());
         }
@@ -261,7 +255,9 @@ impl Shared {
         }
         let (commands, receiver) = mpsc::unbounded_channel();
         let queue = databases.len() as u32;
-        let face = Arc::new(Face::new(history, name, primary, queue, self.engine.clock().now()));
+        let whose = Whose { database: name.to_owned(), source: primary.to_owned(), queue };
+        let here = self.engine.history(history).map(|info| info.position.seq).unwrap_or_default();
+        let face = Arc::new(Face::new(whose, history, here, self.engine.clock().now()));
         let known = Known { face: face.clone(), primary: primary.to_owned(), commands, is_new: true };
         databases.insert(history, Known { is_new: false, ..known.clone() });
         if let Some(shared) = self.this.upgrade() {

@@ -32,23 +32,23 @@ struct Standing {
 }
 
 impl Face {
-    pub(crate) fn new(history: HistoryId, name: &str, primary: &str, queue: u32, now: CommitTime) -> Self {
-        let whose = Whose { database: name.to_owned(), source: primary.to_owned(), queue };
+    /// `applied`: what is here already.
+    pub(crate) fn new(whose: Whose, history: HistoryId, applied: Seq, now: CommitTime) -> Self {
         Self {
             history,
-            name: name.to_owned(),
-            board: Mutex::new(Board::new(whose)),
+            name: whose.database.clone(),
             standing: Mutex::new(Standing {
-                primary: primary.to_owned(),
+                primary: whose.source.clone(),
                 state: ReplicationState::Enabled,
                 reason: None,
                 remedy: None,
                 since: now,
-                applied: Seq::ZERO,
-                acknowledged: Seq::ZERO,
+                applied,
+                acknowledged: applied,
                 primary_seq: None,
                 ended: false,
             }),
+            board: Mutex::new(Board::new(whose, applied)),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use quinn::{Connection, Incoming};
+use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rustls_pki_types::CertificateDer;
 use tailrace_engine::RepairSource;
 use tailrace_wal::{HistoryId, LogError, Pin, Seq};
@@ -34,34 +34,37 @@ pub(crate) enum Event {
 /// Serves one incoming connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: CancellationToken) {
     let address = incoming.remote_address();
-    let connection = match tokio::time::timeout(GREETING_TIMEOUT, async { incoming.await }).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::warn!(%address, %error, "a connection for replication failed before it was authenticated");
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(GREETING_TIMEOUT, greet(incoming)) => greeted,
+        () = stop.cancelled() => return,
+    };
+    let (connection, replica, send, receive) = match greeted {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(reason)) => {
+            tracing::warn!(%address, reason, "a connection for replication was refused");
             return;
         }
-        Err(_) => return,
+        Err(_) => {
+            tracing::warn!(%address, "a connection for replication said nothing within {GREETING_TIMEOUT:?}");
+            return;
+        }
     };
+    let control = ControlSender::new(send);
+    let messages = read_control::<FollowerMessage>(receive);
+    Served::run(shared, connection, control, messages, replica, stop).await;
+}
+
+/// The handshake: who is it, and its control stream.
+async fn greet(incoming: Incoming) -> Result<(Connection, String, SendStream, RecvStream), String> {
+    let connection = incoming.await.map_err(|error| error.to_string())?;
     let identity = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
         .ok_or_else(|| "it sent no certificate".to_owned())
         .and_then(|chain| replica_name(&chain));
-    let replica = match identity {
-        Ok(replica) => replica,
-        Err(reason) => {
-            tracing::warn!(%address, reason, "a replica was refused");
-            close(&connection, CODE_REFUSED, &reason);
-            return;
-        }
-    };
-    let Ok(Ok((send, receive))) = tokio::time::timeout(GREETING_TIMEOUT, connection.accept_bi()).await else {
-        close(&connection, CODE_VIOLATION, "no control stream was opened");
-        return;
-    };
-    let control = ControlSender::new(send);
-    let messages = read_control::<FollowerMessage>(receive);
-    Served::run(shared, connection, control, messages, replica, stop).await;
+    let replica = identity.inspect_err(|reason| close(&connection, CODE_REFUSED, reason))?;
+    let (send, receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
+    Ok((connection, replica, send, receive))
 }
 
 struct OpenFeed {

@@ -28,6 +28,8 @@ use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, Result, tls, t
 
 /// How long sessions may take to say good-bye.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
+/// How long the last packets may take; a peer that is gone learns of the end by its idle timeout.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 /// Serves this cluster's replicated databases to replicas.
 #[derive(Debug)]
@@ -81,7 +83,8 @@ impl Publisher {
         });
         let publisher =
             Arc::new(Self { shared, endpoint, local, stop: CancellationToken::new(), tasks: TaskTracker::new() });
-        publisher.tasks.spawn(accept(
+        // Not one of the tasks that shutdown waits for: it ends with the endpoint.
+        tokio::spawn(accept(
             publisher.shared.clone(),
             publisher.endpoint.clone(),
             publisher.stop.clone(),
@@ -112,7 +115,7 @@ impl Publisher {
         self.tasks.close();
         let _ = tokio::time::timeout(SHUTDOWN_MAX, self.tasks.wait()).await;
         self.endpoint.close(transport::CODE_DONE, b"the primary is shutting down");
-        let _ = tokio::time::timeout(SHUTDOWN_MAX, self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
         self.shared.readers.lock().clear();
     }
 }
@@ -126,12 +129,12 @@ impl Shared {
 }
 
 async fn accept(shared: Arc<Shared>, endpoint: Endpoint, stop: CancellationToken, tasks: TaskTracker) {
-    loop {
-        let incoming = tokio::select! {
-            incoming = endpoint.accept() => incoming,
-            () = stop.cancelled() => return,
-        };
-        let Some(incoming) = incoming else { return };
+    while let Some(incoming) = endpoint.accept().await {
+        if stop.is_cancelled() {
+            // Told at once, so that the replica tries the next address instead of waiting here.
+            incoming.refuse();
+            continue;
+        }
         // Replaced and refused connections linger for a moment beside the admitted ones.
         if endpoint.open_connections() > 2 * shared.config.max_replicas as usize + 16 {
             incoming.refuse();

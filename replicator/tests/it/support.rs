@@ -109,7 +109,7 @@ impl Site {
         loop {
             match Publisher::start(self.engine.clone(), config.clone()).await {
                 Ok(publisher) => return publisher,
-                Err(error) if listen.port() == 0 || attempts > 500 => panic!("{error}"),
+                Err(error) if listen.port() == 0 || attempts > 2_000 => panic!("{error}"),
                 Err(_) => attempts += 1,
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
