@@ -17,7 +17,7 @@ use super::{
     link::{Command, Event, Link, Records},
 };
 use crate::{
-    session::{Acceptance, FollowerAction, FollowerSession, GREETING_TIMEOUT, follower::Ending},
+    session::{Acceptance, FollowerAction, FollowerSession, follower::Ending},
     tls,
     transport::{
         CODE_DONE, CODE_VIOLATION, ControlSender, DataError, close, open_body, read_body, read_control, read_header,
@@ -25,6 +25,9 @@ use crate::{
     },
     wire::{DataHeader, DataKind, PrimaryMessage, decode_records},
 };
+
+/// How long one address may take to answer before the next is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How a connection ended.
 pub(crate) struct Ended {
@@ -70,7 +73,7 @@ async fn connect(shared: &Shared, address: &str) -> Result<(Endpoint, Connection
             ConnectError::InvalidServerName(name) => format!("{name:?} is not a host name"),
             error => error.to_string(),
         })?;
-        match tokio::time::timeout(GREETING_TIMEOUT, connecting).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => match connection.open_bi().await {
                 Ok((send, receive)) => {
                     return Ok((endpoint, connection, ControlSender::new(send), read_control(receive)));
@@ -78,7 +81,7 @@ async fn connect(shared: &Shared, address: &str) -> Result<(Endpoint, Connection
                 Err(error) => last = error.to_string(),
             },
             Ok(Err(error)) => last = error.to_string(),
-            Err(_) => last = format!("no answer within {GREETING_TIMEOUT:?}"),
+            Err(_) => last = format!("no answer within {CONNECT_TIMEOUT:?}"),
         }
     }
     Err(last)
