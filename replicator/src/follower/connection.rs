@@ -1,6 +1,7 @@
 //! A connection to a primary: the session's actions become I/O, chunks go to their databases.
 
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -9,11 +10,12 @@ use std::{
 use parking_lot::Mutex;
 use quinn::{ConnectError, Connection, Endpoint, RecvStream};
 use tailrace_engine::Role;
+use tailrace_wal::HistoryId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
+    Known, Shared,
     link::{Command, Event, Link, Records},
 };
 use crate::{
@@ -101,8 +103,15 @@ async fn run(
     let (events, mut heard) = mpsc::unbounded_channel();
     let (violations, mut violated) = mpsc::channel(1);
     let streams = tokio::spawn(accept_streams(shared.clone(), connection.clone(), session.clone(), violations));
-    let mut following =
-        Following { shared: shared.clone(), session, control, events, address: address.to_owned(), primary: None };
+    let mut following = Following {
+        shared: shared.clone(),
+        session,
+        control,
+        events,
+        address: address.to_owned(),
+        primary: None,
+        attached: HashSet::new(),
+    };
     let mut stopping = false;
     let (code, reason) = loop {
         match following.act().await {
@@ -167,6 +176,7 @@ struct Following {
     events: mpsc::UnboundedSender<Event>,
     address: String,
     primary: Option<String>,
+    attached: HashSet<HistoryId>,
 }
 
 impl Following {
@@ -184,11 +194,11 @@ impl Following {
                 }
                 FollowerAction::Offers { offers, .. } => {
                     let Some(primary) = self.primary.clone() else { continue };
-                    for offer in offers.iter().filter(|offer| self.shared.is_selected(&offer.name)) {
-                        let known = self.shared.database(offer.history, &offer.name, &primary);
-                        if known.is_new {
-                            known.send(Command::Attach(self.link(&primary)));
+                    for offer in offers {
+                        if !self.shared.is_selected(&offer.name) {
+                            continue;
                         }
+                        let known = self.attach(offer.history, &offer.name, &primary);
                         known.send(Command::Offered(Some(offer.position.seq)));
                     }
                 }
@@ -209,19 +219,22 @@ impl Following {
     }
 
     /// Databases that are followed from this primary already, whether it offers them now or not: it says how they stand.
-    fn attach_known(&self, primary: &str) {
+    fn attach_known(&mut self, primary: &str) {
         for info in self.shared.engine.histories() {
             let ours = matches!(&info.role, Role::Replica { primary: of } if of == primary);
             if ours && !info.ended && self.shared.is_selected(&info.name) {
-                self.shared.database(info.id, &info.name, primary).send(Command::Attach(self.link(primary)));
+                self.attach(info.id, &info.name, primary);
             }
         }
-        // Those heard of and not begun.
-        self.shared.attach_waiting(primary, &self.link(primary));
     }
 
-    fn link(&self, primary: &str) -> Link {
-        Link { primary: primary.to_owned(), events: self.events.clone() }
+    /// A database's way to this session, told to it once.
+    fn attach(&mut self, history: HistoryId, name: &str, primary: &str) -> Known {
+        let known = self.shared.database(history, name, primary);
+        if self.attached.insert(history) {
+            known.send(Command::Attach(Link { primary: primary.to_owned(), events: self.events.clone() }));
+        }
+        known
     }
 
     fn handle_event(&mut self, event: Event) {

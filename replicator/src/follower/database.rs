@@ -267,7 +267,7 @@ impl Database {
                 self.set_state(ReplicationState::Disabled, Some(reason), Some(remedy));
             }
             Outcome::Closed { cause: CloseCause::Unknown, reason } => {
-                let remedy = format!("DROP DATABASE {} here if it is no longer wanted", self.face.name);
+                let remedy = "start this replica with an empty data folder, or leave the database out of [replication.replica] databases".to_owned();
                 self.block(ReplicationState::Stopped, reason, remedy);
             }
             Outcome::Closed { cause: CloseCause::Failed, reason } => {

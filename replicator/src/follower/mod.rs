@@ -29,7 +29,7 @@ use self::{
     backoff::Backoff,
     board::Whose,
     database::Database,
-    link::{Command, Link},
+    link::Command,
     status::{Face, RETRY},
     workers::Workers,
 };
@@ -84,9 +84,7 @@ struct ConnectionStatus {
 #[derive(Debug, Clone)]
 struct Known {
     face: Arc<Face>,
-    primary: String,
     commands: mpsc::UnboundedSender<Command>,
-    is_new: bool,
 }
 
 impl Known {
@@ -258,21 +256,12 @@ impl Shared {
         let whose = Whose { database: name.to_owned(), source: primary.to_owned(), queue };
         let here = self.engine.history(history).map(|info| info.position.seq).unwrap_or_default();
         let face = Arc::new(Face::new(whose, history, here, self.engine.clock().now()));
-        let known = Known { face: face.clone(), primary: primary.to_owned(), commands, is_new: true };
-        databases.insert(history, Known { is_new: false, ..known.clone() });
+        let known = Known { face: face.clone(), commands };
+        databases.insert(history, known.clone());
         if let Some(shared) = self.this.upgrade() {
             self.tasks.spawn(Database::new(shared, face, receiver).run());
         }
         known
-    }
-
-    /// Those known of a primary that have no copy here yet.
-    fn attach_waiting(&self, primary: &str, link: &Link) {
-        let databases = self.databases.lock();
-        let waiting = databases.values().filter(|known| {
-            known.primary == primary && !known.face.is_ended() && self.engine.history(known.face.history).is_none()
-        });
-        waiting.for_each(|known| known.send(Command::Attach(link.clone())));
     }
 
     fn tell(&self, history: HistoryId, command: Command) {

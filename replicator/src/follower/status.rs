@@ -99,10 +99,6 @@ impl Face {
         self.standing.lock().ended = true;
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
-        self.standing.lock().ended
-    }
-
     /// Transactions known at the primary and not applied here.
     pub(crate) fn behind(&self) -> u64 {
         let standing = self.standing.lock();

@@ -131,6 +131,33 @@ async fn a_replica_that_comes_too_late_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_replica_of_a_truncated_history_is_repaired_however_often_it_is_interrupted() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    primary.market("market").await;
+    for batch in 0..40 {
+        primary.insert("market", "bars", batch * 5_000..(batch + 1) * 5_000).await;
+    }
+    primary.engine.log().roll().await.unwrap();
+    primary.engine.flush().await.unwrap();
+    let history = primary.position("market").unwrap().history;
+    assert!(primary.engine.log().retained_after(history).unwrap() > Seq(0), "the test needs a truncated log");
+    for pause in [5, 20, 60, 120] {
+        let follower = replica.follow(publisher.local_addr()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        follower.shutdown().await;
+        primary.insert("market", "bars", 0..10).await;
+    }
+    let follower = replica.follow(publisher.local_addr()).await;
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(200_040));
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropped_and_created_anew_while_away() {
     let authority = Authority::new();
     for truncated in [false, true] {
