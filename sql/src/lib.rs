@@ -1,4 +1,22 @@
 //! SQL surface of Tailrace.
+//!
+//! # Contract
+//!
+//! - Kinds of statements are an allowlist; everything else is refused by name. Files are read only below the folders
+//!   that the settings allow, and never written.
+//! - A statement sees every database at one position: the version that was newest when it began.
+//! - Errors carry the SQLSTATE that PostgreSQL gives to the same mistake, and what to do.
+//!
+//! # Data paths, file by file
+//!
+//! | path | files |
+//! |---|---|
+//! | connection | `server` → `pgwire/connection` → `pgwire/{startup,reader,frontend}` → `pgwire/{simple,extended}` → `session` → `pgwire/rows` → `pgwire/encode` → socket; cancelling: `pgwire/cancel` |
+//! | write | `session` → `statement/parse` → `statement/insert` (literals: `statement/values`) or `statement/copy` → `statement/cast` → `statement/transaction` → engine |
+//! | read | `session` (pins a version) → `statement/query` → `provider/catalog` → `provider/table` → `provider/pruning` → `provider/hot` and `provider/cold` |
+//! | status | `system/schema` → `system/computed` → `system/table/…`; functions: `system/function/…`; CALL: `procedure/…` |
+//!
+//! Errors of other layers become SQL errors in `error/{engine,datafusion,arrow,parser}`.
 
 mod error;
 mod function;
