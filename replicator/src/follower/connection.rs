@@ -117,7 +117,8 @@ async fn run(
         match following.act().await {
             Ok(None) => {}
             Ok(Some(ending)) => break (CODE_DONE, ending),
-            Err(reason) => break (CODE_DONE, reason),
+            // What the primary said when it closed tells more than the write that failed by it.
+            Err(reason) => break (CODE_DONE, connection.close_reason().map_or(reason, |closed| closed.to_string())),
         }
         if stopping {
             break (CODE_DONE, "stopped".to_owned());

@@ -20,6 +20,8 @@ async fn both_sides_restart_in_mid_stream() {
             primary.insert("market", "bars", next..next + 100).await;
             next += 100;
         }
+        // A peer that goes away within its handshake would hold the primary's port for the idle timeout.
+        eventually("a connection", || follower.status().connected).await;
         if round % 2 == 0 {
             follower.shutdown().await;
             drop(follower);
