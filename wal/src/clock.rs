@@ -1,4 +1,5 @@
-//! The clock seam. Everything else in the workspace takes time from here; a lint bans the ambient clocks.
+//! The seam for time and random numbers. Everything else in the workspace takes time from here; a lint bans the
+//! ambient clocks.
 
 use std::{
     fmt::Debug,
@@ -8,12 +9,16 @@ use std::{
 
 use crate::CommitTime;
 
-/// Source of time.
+/// Source of time and of random numbers.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Wall clock; may jump either way.
     fn now(&self) -> CommitTime;
     /// Time since an arbitrary start; never goes back. Ages use this.
     fn monotonic(&self) -> Duration;
+    /// A random number: segments' salts and epochs are made of it.
+    fn random(&self) -> u64 {
+        rand::random()
+    }
 }
 
 /// The machine's clocks.

@@ -19,7 +19,25 @@ pub struct LogConfig {
     pub pin_max_bytes: u64,
     /// Longest time that a pin may stand still while the log grows before it is lost. Default 7 days.
     pub pin_max_age: Duration,
+    /// A bug that is switched on, to see that tests find it.
+    #[cfg(feature = "simulation")]
+    pub planted: Option<crate::simulation::PlantedBug>,
 }
+
+/// Whether a bug is planted in a log with these settings. `false`, as a constant, without the feature `simulation`.
+macro_rules! planted {
+    ($config:expr, $bug:ident) => {{
+        #[cfg(feature = "simulation")]
+        {
+            $config.planted == Some(crate::simulation::PlantedBug::$bug)
+        }
+        #[cfg(not(feature = "simulation"))]
+        {
+            false
+        }
+    }};
+}
+pub(crate) use planted;
 
 impl LogConfig {
     /// Defaults for a folder.
@@ -32,6 +50,8 @@ impl LogConfig {
             queue_max_bytes: 64 << 20,
             pin_max_bytes: 16 << 30,
             pin_max_age: Duration::from_secs(7 * 24 * 3600),
+            #[cfg(feature = "simulation")]
+            planted: None,
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position, RecordKind, Seq,
-    TransactionNumber,
+    Clock, CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position,
+    RecordKind, Seq, TransactionNumber,
     index::{Floor, HistorySummary, LargeCommit, OpenTransaction},
 };
 
@@ -167,17 +167,17 @@ impl History {
     }
 
     /// A number for a transaction in fragments.
-    pub(crate) fn begin_transaction(&mut self, end: &HistoryEnd) -> TransactionNumber {
-        self.current_epoch(end);
+    pub(crate) fn begin_transaction(&mut self, end: &HistoryEnd, clock: &dyn Clock) -> TransactionNumber {
+        self.current_epoch(end, clock);
         self.next_transaction += 1;
         TransactionNumber(self.next_transaction)
     }
 
     /// The epoch of this node's appends; begins it if none was begun since the history was opened.
-    fn current_epoch(&mut self, end: &HistoryEnd) -> Epoch {
+    fn current_epoch(&mut self, end: &HistoryEnd, clock: &dyn Clock) -> Epoch {
         *self.epoch.get_or_insert_with(|| {
             self.next_transaction = 0;
-            Epoch { counter: end.position.epoch.counter.saturating_add(1), nonce: rand::random() }
+            Epoch { counter: end.position.epoch.counter.saturating_add(1), nonce: clock.random() as u32 }
         })
     }
 
@@ -187,18 +187,18 @@ impl History {
         &mut self,
         fold: &HistoryFold,
         record: &crate::Record,
-        now: CommitTime,
+        clock: &dyn Clock,
     ) -> Result<HistoryHeader, LogError> {
         let Some(end) = fold.end else { return Err(LogError::UnknownHistory(record.history)) };
         let wrong = |reason: String| Err(LogError::Invalid { reason });
         let (epoch, transaction) = match (record.kind, record.transaction) {
             (RecordKind::Commit, None) if record.fragment.0 == 0 => {
-                (self.current_epoch(&end), self.begin_transaction(&end))
+                (self.current_epoch(&end, clock), self.begin_transaction(&end, clock))
             }
             (_, None) => return wrong(format!("a {:?} record needs its transaction", record.kind)),
-            (RecordKind::Abort, Some(number)) => (self.epoch_to_abort(fold, &end, number), number),
+            (RecordKind::Abort, Some(number)) => (self.epoch_to_abort(fold, &end, number, clock), number),
             (_, Some(number)) => {
-                let epoch = self.current_epoch(&end);
+                let epoch = self.current_epoch(&end, clock);
                 if number.0 == 0 || number.0 > self.next_transaction {
                     return wrong(format!("transaction {number} was not begun in epoch {epoch}"));
                 }
@@ -220,7 +220,7 @@ impl History {
             ));
         }
         let mut position = end.position;
-        let commit_time = CommitTime(now.0.max(end.commit_time.0.saturating_add(1)));
+        let commit_time = CommitTime(clock.now().0.max(end.commit_time.0.saturating_add(1)));
         if record.kind == RecordKind::Commit {
             position = position.follow(epoch, record.kind, commit_time, record.payload.hash);
         }
@@ -247,12 +247,18 @@ impl History {
 
     /// An abort belongs to the epoch in which its transaction was begun; one that recovery found open is older than
     /// any begun since.
-    fn epoch_to_abort(&mut self, fold: &HistoryFold, end: &HistoryEnd, number: TransactionNumber) -> Epoch {
+    fn epoch_to_abort(
+        &mut self,
+        fold: &HistoryFold,
+        end: &HistoryEnd,
+        number: TransactionNumber,
+        clock: &dyn Clock,
+    ) -> Epoch {
         let is_open = |epoch: &Epoch| fold.open.contains_key(&(*epoch, number));
         self.epoch
             .filter(is_open)
             .or_else(|| fold.open.keys().find(|(_, open)| *open == number).map(|(epoch, _)| *epoch))
-            .unwrap_or_else(|| self.current_epoch(end))
+            .unwrap_or_else(|| self.current_epoch(end, clock))
     }
 }
 

@@ -53,6 +53,8 @@ mod recovery;
 mod retention;
 mod segment;
 mod shared;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod tail;
 mod writer;
 

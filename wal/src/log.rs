@@ -148,6 +148,23 @@ impl Log {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), LogError> {
+        let (log, writer, recovery) = Self::recovered(config, node, durable_floor, disk, clock)?;
+        let thread = std::thread::Builder::new()
+            .name("wal-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| io_error("start the writer of", &log.inner.shared.config.dir, error))?;
+        *log.inner.thread.lock() = Some(thread);
+        Ok((log, recovery))
+    }
+
+    /// A log whose writer is still to be run.
+    pub(crate) fn recovered(
+        config: LogConfig,
+        node: NodeId,
+        durable_floor: Lsn,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Writer, Recovery), LogError> {
         let dir = &config.dir;
         disk.create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
         let lock_path = dir.join("LOCK");
@@ -155,7 +172,7 @@ impl Log {
             std::io::ErrorKind::WouldBlock => LogError::Locked { path: dir.clone() },
             _ => io_error("lock", &lock_path, error),
         })?;
-        let recovered = recover(&config, node, durable_floor, &*disk)?;
+        let recovered = recover(&config, node, durable_floor, &*disk, &*clock)?;
         if let Some(torn) = &recovered.report.torn {
             tracing::warn!("torn tail: {torn}");
         }
@@ -172,12 +189,8 @@ impl Log {
             clock,
         });
         let writer = Writer::new(shared.clone(), recovered.active, recovered.last);
-        let thread = std::thread::Builder::new()
-            .name("wal-writer".into())
-            .spawn(move || writer.run())
-            .map_err(|error| io_error("start the writer of", &shared.config.dir, error))?;
-        let inner = Inner { shared, thread: Mutex::new(Some(thread)), _lock: lock };
-        Ok((Self { inner: Arc::new(inner) }, recovered.report))
+        let inner = Inner { shared, thread: Mutex::default(), _lock: lock };
+        Ok((Self { inner: Arc::new(inner) }, writer, recovered.report))
     }
 
     /// Tells the writer where a history stands, before its first append: for a new history
@@ -208,7 +221,7 @@ impl Log {
         let known = histories.get_mut(&history).filter(|known| known.opened > 0);
         let known = known.ok_or(LogError::UnknownHistory(history))?;
         let end = known.fold.end.ok_or(LogError::UnknownHistory(history))?;
-        Ok(known.begin_transaction(&end))
+        Ok(known.begin_transaction(&end, &*shared.clock))
     }
 
     /// Queues a record of a history that this node writes. Waits only while the queue is over its byte budget.

@@ -179,6 +179,12 @@ impl Queue {
         self.emptied.notify_waiters();
     }
 
+    /// Whether nothing waits.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().items.is_empty()
+    }
+
     /// Why it takes nothing any more.
     pub(crate) fn closed(&self) -> Option<LogError> {
         self.state.lock().closed.clone()

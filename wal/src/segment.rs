@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    Disk, DiskFile, FileOffset, HistoryId, LogError, Lsn, NodeId,
+    Clock, Disk, DiskFile, FileOffset, HistoryId, LogError, Lsn, NodeId,
     codec::{Decoder, Encoder},
     error::io_error,
     footer,
@@ -45,8 +45,8 @@ pub(crate) struct Predecessor {
 
 impl SegmentHeader {
     /// The header of a new segment after `predecessor`.
-    pub(crate) fn after(predecessor: Predecessor, node: NodeId) -> Self {
-        Self { node, salt: Salt(rand::random()), first: predecessor.last.next(), predecessor }
+    pub(crate) fn after(predecessor: Predecessor, node: NodeId, clock: &dyn Clock) -> Self {
+        Self { node, salt: Salt(clock.random()), first: predecessor.last.next(), predecessor }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -36,18 +36,29 @@ pub trait Disk: Debug + Send + Sync + 'static {
 /// Holds a lock on a file until it is dropped.
 #[derive(Debug)]
 pub struct DiskLock {
-    _file: Option<File>,
+    _guard: Option<Box<dyn Guard>>,
 }
+
+/// Anything that ends a lock when it is dropped.
+trait Guard: Debug + Send + Sync {}
+
+impl<T: Debug + Send + Sync> Guard for T {}
 
 impl DiskLock {
     /// A guard over a locked file.
     pub fn new(file: File) -> Self {
-        Self { _file: Some(file) }
+        Self { _guard: Some(Box::new(file)) }
+    }
+
+    /// A guard that ends the lock when `guard` is dropped.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn of(guard: impl Debug + Send + Sync + 'static) -> Self {
+        Self { _guard: Some(Box::new(guard)) }
     }
 
     /// A guard over nothing, for disks that exist only in memory.
     pub fn none() -> Self {
-        Self { _file: None }
+        Self { _guard: None }
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory, Recovery,
+    Clock, Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory,
+    Recovery,
     error::io_error,
     footer::{self, Footer},
     frame::{self, HEADER_LEN},
@@ -48,9 +49,10 @@ pub(crate) fn recover(
     node: NodeId,
     durable_floor: Lsn,
     disk: &dyn Disk,
+    clock: &dyn Clock,
 ) -> Result<Recovered, LogError> {
     let mut found = list(disk, &config.dir, node)?;
-    let mut recovery = Recovering { config, node, disk, folds: BTreeMap::new(), segments: BTreeMap::new() };
+    let mut recovery = Recovering { config, node, disk, clock, folds: BTreeMap::new(), segments: BTreeMap::new() };
     let Some(last_found) = found.pop() else {
         if durable_floor > Lsn::ZERO {
             return Err(LogError::EndsBefore { end: Lsn::ZERO, wanted: durable_floor });
@@ -95,6 +97,7 @@ struct Recovering<'a> {
     config: &'a LogConfig,
     node: NodeId,
     disk: &'a dyn Disk,
+    clock: &'a dyn Clock,
     folds: BTreeMap<HistoryId, HistoryFold>,
     segments: BTreeMap<Lsn, Arc<Segment>>,
 }
@@ -222,14 +225,14 @@ impl Recovering<'_> {
 
     /// Copies the records behind `kept` up to `last` into a fresh segment and makes it durable.
     fn rewrite(&mut self, segment: &Found, kept: &Scan, last: Lsn) -> Result<(Predecessor, Active), LogError> {
-        let header = SegmentHeader::after(kept.last, self.node);
+        let header = SegmentHeader::after(kept.last, self.node, self.clock);
         let durable = kept.last.last;
         let mut window = Window { path: &segment.path, file: &*segment.file, bytes: Bytes::new(), start: 0 };
         let mut offset = kept.end;
         let mut end = SEGMENT_HEADER_LEN as u64;
         let mut at = kept.last;
         let mut failed = None;
-        let made = make_segment(self.disk, &self.config.dir, &header, |file| {
+        let made = make_segment(self.disk, self.config, &header, |file| {
             while at.last < last {
                 let frame = match read_frame(&mut window, &segment.header, offset, at.last) {
                     Ok(Ok(frame)) => frame,
@@ -281,8 +284,7 @@ impl Recovering<'_> {
         let active = match active {
             Some(active) => active,
             None => {
-                let (dir, bytes) = (&self.config.dir, self.config.segment_bytes);
-                Active::begin(self.disk, dir, last, self.node, bytes).map_err(|error| match error {
+                Active::begin(self.disk, self.clock, self.config, last, self.node).map_err(|error| match error {
                     WriteError::Full(error) | WriteError::Broken(error) => error,
                 })?
             }

@@ -2,12 +2,12 @@
 
 use std::{
     io::{self, ErrorKind, IoSlice},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use crate::{
-    Disk, DiskFile, LogError, Lsn, NodeId,
+    Clock, Disk, DiskFile, LogConfig, LogError, Lsn, NodeId,
     error::io_error,
     footer,
     index::RecordIndex,
@@ -55,20 +55,20 @@ impl Active {
     /// Makes the segment after `predecessor`, empty and durable.
     pub(crate) fn begin(
         disk: &dyn Disk,
-        dir: &Path,
+        clock: &dyn Clock,
+        config: &LogConfig,
         predecessor: Predecessor,
         node: NodeId,
-        segment_bytes: u64,
     ) -> Result<Self, WriteError> {
-        let header = SegmentHeader::after(predecessor, node);
-        let made = make_segment(disk, dir, &header, |_| Ok(()));
+        let header = SegmentHeader::after(predecessor, node, clock);
+        let made = make_segment(disk, config, &header, |_| Ok(()));
         let (path, file) = made.map_err(|error| match error {
             LogError::Full { .. } => WriteError::Full(error),
             error => WriteError::Broken(error),
         })?;
         let state =
             SegmentState { last: predecessor.last, bytes: SEGMENT_HEADER_LEN as u64, ..SegmentState::default() };
-        Self::continued(disk, path, header, state, RecordIndex::default(), file, segment_bytes)
+        Self::continued(disk, path, header, state, RecordIndex::default(), file, config.segment_bytes)
             .map_err(WriteError::Broken)
     }
 
@@ -182,10 +182,11 @@ fn with_zeros(mut slices: Vec<IoSlice<'_>>, count: u64) -> Vec<IoSlice<'_>> {
 /// to write on with. [`LogError::Full`] when there was no space; nothing is left behind then.
 pub(crate) fn make_segment(
     disk: &dyn Disk,
-    dir: &Path,
+    config: &LogConfig,
     header: &SegmentHeader,
     fill: impl FnOnce(&dyn DiskFile) -> io::Result<()>,
 ) -> Result<(PathBuf, Arc<dyn DiskFile>), LogError> {
+    let dir = &config.dir;
     let path = segment_path(dir, header.first);
     let temporary = temporary_path(&path);
     let made = (|| {

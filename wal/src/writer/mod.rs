@@ -18,7 +18,9 @@ pub(crate) use unit::push_payload;
 use unit::{Unit, Unsynced};
 
 use crate::{
-    LogError, Lsn, frame,
+    LogError, Lsn,
+    config::planted,
+    frame,
     queue::{Item, Request, Woken},
     segment::Predecessor,
     shared::Shared,
@@ -62,16 +64,41 @@ impl Writer {
     /// The thread's body.
     pub(crate) fn run(mut self) {
         loop {
-            let next = match self.shared.queue.take(self.patience()) {
-                Woken::Items(items) => self.work(items),
-                Woken::Idle => self.idle().map(|()| Next::Go),
-            };
-            match next {
-                Ok(Next::Go) => {}
-                Ok(Next::Stop) => return,
-                Err(error) => return self.fail(&error),
+            let woken = self.shared.queue.take(self.patience());
+            if !self.turn(woken) {
+                return;
             }
         }
+    }
+
+    /// Does what it was woken for. `false` when that was the last.
+    pub(crate) fn turn(&mut self, woken: Woken) -> bool {
+        let next = match woken {
+            Woken::Items(items) => self.work(items),
+            Woken::Idle => self.idle().map(|()| Next::Go),
+        };
+        match next {
+            Ok(next) => next == Next::Go,
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// What would wake it now, if anything waits.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn waiting(&self) -> Option<Woken> {
+        match self.shared.queue.take(Some(Duration::ZERO)) {
+            Woken::Idle => None,
+            items => Some(items),
+        }
+    }
+
+    /// What would wake it when nothing came for as long as it waits.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn idles(&self) -> Option<Woken> {
+        (self.shared.queue.is_empty() && self.patience().is_some()).then_some(Woken::Idle)
     }
 
     /// How long to wait for more: until the next sync is due, or until a durable mark is worth it.
@@ -190,14 +217,13 @@ impl Writer {
         {
             let shared = self.shared.clone();
             let mut histories = shared.histories.lock();
-            let now = shared.clock.now();
             let durable = shared.marks.durable();
             let mut next = self.last.last.next();
             while let Some(request) = appends.front()
                 && unit.len + request.frame_len() <= bytes_max
             {
                 let Some(request) = appends.pop_front() else { break };
-                if unit.place(request, &mut histories, next, durable, self.active.open.salt, now) {
+                if unit.place(request, &mut histories, next, durable, self.active.open.salt, &*shared.clock) {
                     next = next.next();
                 }
             }
@@ -231,6 +257,9 @@ impl Writer {
             })
         };
         self.last.checksum = checksum;
+        if planted!(self.shared.config, AcksBeforeSync) {
+            self.acknowledge();
+        }
         Ok(is_sync)
     }
 
@@ -238,7 +267,9 @@ impl Writer {
         if self.unsynced_since.is_none() {
             return Ok(());
         }
-        self.active.sync()?;
+        if !planted!(self.shared.config, SkipsSync) {
+            self.active.sync()?;
+        }
         self.synced();
         Ok(())
     }
@@ -250,6 +281,10 @@ impl Writer {
         marks.unsynced_bytes.store(0, Ordering::Relaxed);
         marks.set_durable(self.last.last);
         self.unsynced_since = None;
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
         for Unsynced { written, durable } in self.unsynced.drain(..) {
             let _ = durable.send(Ok(written));
         }
@@ -284,8 +319,7 @@ impl Writer {
             self.synced();
         }
         let shared = &self.shared;
-        let config = &shared.config;
-        let next = Active::begin(&*shared.disk, &config.dir, self.last, shared.node, config.segment_bytes)?;
+        let next = Active::begin(&*shared.disk, &*shared.clock, &shared.config, self.last, shared.node)?;
         shared.segments.write().insert(next.open.first, next.segment.clone());
         self.active = next;
         self.stated = self.last.last;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
-    CommitTime, HistoryHeader, HistoryId, LogError, Lsn, PART_ALIGNMENT, Payload, Persistence, Written,
+    Clock, HistoryHeader, HistoryId, LogError, Lsn, PART_ALIGNMENT, Payload, Persistence, Written,
     frame::{self, FrameChecksum, HEADER_LEN, Salt},
     history::{Histories, HistoryFold, check_verbatim},
     index::HistorySummary,
@@ -76,11 +76,11 @@ impl Unit {
         lsn: Lsn,
         durable: Lsn,
         salt: Salt,
-        now: CommitTime,
+        clock: &dyn Clock,
     ) -> bool {
         let Request { record, persistence, written, durable: on_durable } = request;
         let waiter = Waiter { written, durable: on_durable, persistence };
-        match self.head(&record, histories, now) {
+        match self.head(&record, histories, clock) {
             Ok(header) => {
                 let (payload, skipped) = match record {
                     Queued::Own(record) => (record.payload, false),
@@ -103,7 +103,12 @@ impl Unit {
         }
     }
 
-    fn head(&mut self, record: &Queued, histories: &mut Histories, now: CommitTime) -> Result<HistoryHeader, LogError> {
+    fn head(
+        &mut self,
+        record: &Queued,
+        histories: &mut Histories,
+        clock: &dyn Clock,
+    ) -> Result<HistoryHeader, LogError> {
         let id = match record {
             Queued::Own(record) => record.history,
             Queued::Verbatim(record) => record.header.history,
@@ -115,7 +120,7 @@ impl Unit {
             *pending = Pending { fold: known.fold.clone(), opened: known.opened };
         }
         match record {
-            Queued::Own(record) => known.head(&pending.fold, record, now),
+            Queued::Own(record) => known.head(&pending.fold, record, clock),
             Queued::Verbatim(record) => {
                 check_verbatim(&pending.fold, &record.header)?;
                 Ok(record.header)

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tailrace_wal::{LogConfig, LogError, Lsn, Persistence};
-
-use crate::{
-    simulated::{Fault, SimulatedDisk},
-    support::{HISTORY, append, commit, number, open_on, replay, start},
+use tailrace_wal::{
+    LogConfig, LogError, Lsn, Persistence,
+    simulation::{CallKind, Failure, SimulatedDisk},
 };
+
+use crate::support::{HISTORY, append, commit, number, open_on, replay, start};
 
 /// What a run was told.
 #[derive(Debug, Default)]
@@ -95,28 +95,28 @@ fn check(told: &Told, numbers: &[u32], what: &str) {
 }
 
 /// Fails each call in turn; `crashes`: with loss of power, or only the process restarts.
-async fn fail_everywhere(fault: Fault, crashes: bool) -> BTreeMap<&'static str, usize> {
+async fn fail_everywhere(failure: Failure, crashes: bool) -> BTreeMap<CallKind, usize> {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut fired = BTreeMap::new();
     for at in 0.. {
-        let disk = SimulatedDisk::default();
+        let disk = SimulatedDisk::new(seed);
         let before = run(&disk, 100).await;
         assert!(!before.poisoned);
-        disk.fail_at(at, fault);
+        disk.fail_call(at, failure);
         let told = run(&disk, 200).await;
         let Some(call) = disk.fired() else { break };
         *fired.entry(call).or_insert(0) += 1;
-        let what = format!("call {at}, {call}, seed {seed}");
-        match fault {
-            Fault::Broken => assert!(told.poisoned || !told.opened || call == "remove", "{what}: {told:?}"),
-            Fault::Full => assert!(!told.poisoned, "{what}"),
+        let what = format!("call {at}, {call:?}, seed {seed}");
+        match failure {
+            Failure::Full => assert!(!told.poisoned, "{what}"),
+            _ => assert!(told.poisoned || !told.opened || call == CallKind::Remove, "{what}: {told:?}"),
         }
         if crashes {
             disk.crash(&mut random);
         }
-        disk.fail_at(usize::MAX / 2, fault);
+        disk.heal();
         let numbers = recovered(&disk);
         check(&before, &numbers, &what);
         check(&told, &numbers, &what);
@@ -130,26 +130,36 @@ async fn fail_everywhere(fault: Fault, crashes: bool) -> BTreeMap<&'static str, 
 
 #[tokio::test]
 async fn every_call_fails() {
-    let fired = fail_everywhere(Fault::Broken, false).await;
-    for call in ["create", "write", "sync_data", "sync_all", "rename", "sync_dir", "set_len"] {
-        assert!(fired.get(call).is_some_and(|count| *count > 0), "{call} never failed");
+    let fired = fail_everywhere(Failure::Broken, false).await;
+    for call in [
+        CallKind::Create,
+        CallKind::Write,
+        CallKind::SyncData,
+        CallKind::SyncAll,
+        CallKind::Rename,
+        CallKind::SyncDir,
+        CallKind::SetLen,
+        CallKind::Open,
+        CallKind::Read,
+    ] {
+        assert!(fired.get(&call).is_some_and(|count| *count > 0), "{call:?} never failed");
     }
 }
 
 #[tokio::test]
 async fn every_call_fails_and_power_is_lost() {
-    fail_everywhere(Fault::Broken, true).await;
+    fail_everywhere(Failure::Broken, true).await;
 }
 
 #[tokio::test]
 async fn no_space_at_every_call() {
-    let fired = fail_everywhere(Fault::Full, false).await;
-    assert!(fired["write"] > 10 && fired["create"] > 0, "{fired:?}");
+    let fired = fail_everywhere(Failure::Full, false).await;
+    assert!(fired[&CallKind::Write] > 10 && fired[&CallKind::Create] > 0, "{fired:?}");
 }
 
 #[tokio::test]
 async fn no_space_at_every_call_and_power_is_lost() {
-    fail_everywhere(Fault::Full, true).await;
+    fail_everywhere(Failure::Full, true).await;
 }
 
 #[tokio::test]
@@ -158,15 +168,15 @@ async fn power_is_lost_again_and_again() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..15 {
-        let disk = SimulatedDisk::default();
+        let disk = SimulatedDisk::new(1);
         let mut all = Told::default();
         for round in 0..4 {
-            disk.fail_at(random.random_range(3..80), Fault::Broken);
+            disk.fail_call(random.random_range(3..80), Failure::Broken);
             let told = run(&disk, round * 100).await;
             all.durable.extend(told.durable);
             disk.crash(&mut random);
             // Also while recovering.
-            disk.fail_at(random.random_range(0..12), Fault::Broken);
+            disk.fail_call(random.random_range(0..12), Failure::Broken);
             let _ = open_on(config(), Lsn::ZERO, Arc::new(disk.clone()));
             disk.crash(&mut random);
             check(&all, &recovered(&disk), &format!("round {round}, seed {seed}"));
@@ -176,15 +186,15 @@ async fn power_is_lost_again_and_again() {
 
 #[tokio::test]
 async fn readers_see_the_end_of_a_poisoned_log() {
-    let disk = SimulatedDisk::default();
+    let disk = SimulatedDisk::new(1);
     let (log, recovery) = open_on(config(), Lsn::ZERO, Arc::new(disk.clone())).unwrap();
     start(&log, &recovery, HISTORY);
     append(&log, commit(HISTORY, &1_u32.to_le_bytes())).await.unwrap();
     let mut durable = log.durable();
     let mut tail = log.tail(HISTORY, tailrace_wal::Seq::ZERO).unwrap();
-    disk.fail_at(1, Fault::Broken);
+    disk.fail_call(1, Failure::Broken);
     assert!(matches!(append(&log, commit(HISTORY, b"lost")).await, Err(LogError::Poisoned { .. })));
-    assert_eq!(disk.fired(), Some("sync_data"));
+    assert_eq!(disk.fired(), Some(CallKind::SyncData));
     assert_eq!(number(&tail.next().await.unwrap()), 1);
     assert!(matches!(tail.next().await, Err(LogError::Poisoned { .. })), "written, but never durable");
     durable.borrow_and_update();

@@ -7,6 +7,5 @@ mod faults;
 mod histories;
 mod recovery;
 mod retention;
-mod simulated;
 mod support;
 mod tail;
