@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     Clock, CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position,
     RecordKind, Seq, TransactionNumber,
+    config::planted,
     index::{Floor, HistorySummary, LargeCommit, OpenTransaction},
 };
 
@@ -18,6 +19,9 @@ pub(crate) struct HistoryFold {
     logged: Option<Position>,
     /// Transactions with fragments and neither commit nor abort.
     pub(crate) open: BTreeMap<(Epoch, TransactionNumber), OpenTransaction>,
+    /// Of the log that writes it.
+    #[cfg(feature = "simulation")]
+    pub(crate) planted: Option<crate::simulation::PlantedBug>,
 }
 
 /// What folding one record found.
@@ -69,6 +73,7 @@ impl HistoryFold {
                 });
                 open.fragments += 1;
             }
+            RecordKind::Abort if planted!(self, KeepsAbortedOpen) => {}
             RecordKind::Abort => {
                 self.open.remove(&key);
             }
@@ -177,7 +182,8 @@ impl History {
     fn current_epoch(&mut self, end: &HistoryEnd, clock: &dyn Clock) -> Epoch {
         *self.epoch.get_or_insert_with(|| {
             self.next_transaction = 0;
-            Epoch { counter: end.position.epoch.counter.saturating_add(1), nonce: clock.random() as u32 }
+            let more = u32::from(!planted!(self.fold, ReusesEpoch));
+            Epoch { counter: end.position.epoch.counter.saturating_add(more), nonce: clock.random() as u32 }
         })
     }
 
@@ -228,7 +234,10 @@ impl History {
         let others =
             fold.open.values().filter(|open| (open.epoch, open.number) != (epoch, transaction)).map(|open| open.after);
         let own = (record.kind == RecordKind::Fragment).then(|| open.map_or(position.seq, |open| open.after));
-        let restart_seq = others.chain(own).min().map_or(position.seq, |after| after.min(position.seq));
+        let mut restart_seq = others.chain(own).min().map_or(position.seq, |after| after.min(position.seq));
+        if planted!(self.fold, LosesRestartSeq) {
+            restart_seq = position.seq;
+        }
         Ok(HistoryHeader {
             kind: record.kind,
             history: record.history,
@@ -265,7 +274,7 @@ impl History {
 /// A record from its primary: must it be refused?
 pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
     let Some(end) = fold.end else { return Err(LogError::UnknownHistory(header.history)) };
-    if header.kind != RecordKind::Commit {
+    if header.kind != RecordKind::Commit || planted!(fold, AcceptsAnyVerbatim) {
         return Ok(());
     }
     let here = end.position;

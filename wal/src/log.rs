@@ -204,7 +204,12 @@ impl Log {
         let shared = &self.inner.shared;
         shared.check_running()?;
         let mut histories = shared.histories.lock();
-        histories.entry(end.position.history).or_default().open(end, shared.marks.appended());
+        let history = histories.entry(end.position.history).or_default();
+        #[cfg(feature = "simulation")]
+        {
+            history.fold.planted = shared.config.planted;
+        }
+        history.open(end, shared.marks.appended());
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     HistoryId, LogError, Lsn, Seq,
+    config::planted,
     error::io_error,
     retention::{Extent, Held, overdrawn, removable},
     shared::Shared,
@@ -232,7 +233,11 @@ impl Shared {
         let statuses = self.refresh(&mut pins);
         let pinned = statuses.into_iter().filter(|(status, _)| status.state == PinState::Reserved);
         let mut needed: Vec<Lsn> = pinned.map(|(status, _)| status.lsn).collect();
-        {
+        if planted!(self.config, TruncatesPinned) {
+            needed.iter_mut().for_each(|lsn| *lsn = lsn.next());
+        }
+        let flushed = if planted!(self.config, TruncatesUnflushed) { flushed.next() } else { flushed };
+        if !planted!(self.config, TruncatesOpen) {
             let histories = self.histories.lock();
             let open = histories.values().flat_map(|history| history.fold.open.values());
             needed.extend(open.map(|open| open.first_fragment));

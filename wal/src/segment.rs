@@ -11,8 +11,9 @@ use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    Clock, Disk, DiskFile, FileOffset, HistoryId, LogError, Lsn, NodeId,
+    Clock, Disk, DiskFile, FileOffset, HistoryId, LogConfig, LogError, Lsn, NodeId,
     codec::{Decoder, Encoder},
+    config::planted,
     error::io_error,
     footer,
     frame::{FrameChecksum, Salt},
@@ -45,8 +46,9 @@ pub(crate) struct Predecessor {
 
 impl SegmentHeader {
     /// The header of a new segment after `predecessor`.
-    pub(crate) fn after(predecessor: Predecessor, node: NodeId, clock: &dyn Clock) -> Self {
-        Self { node, salt: Salt(clock.random()), first: predecessor.last.next(), predecessor }
+    pub(crate) fn after(predecessor: Predecessor, node: NodeId, config: &LogConfig, clock: &dyn Clock) -> Self {
+        let salt = Salt(if planted!(config, IgnoresSalt) { 0 } else { clock.random() });
+        Self { node, salt, first: predecessor.last.next(), predecessor }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

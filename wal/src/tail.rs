@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::{
     FileOffset, Frame, HistoryId, LogError, Lsn, Payload, RecordKind, Seq,
     codec::slice,
+    config::planted,
     frame::{self, Decoded, HEADER_LEN},
     index::{Floor, RecordIndex},
     payload::{PART_ALIGNMENT, padded},
@@ -170,7 +171,9 @@ impl Tail {
     /// What to read next; `None` when there is nothing durable. Moves `passed` over segments without such records.
     fn plan(&mut self) -> Result<Option<Plan>, LogError> {
         loop {
-            let durable = self.shared.marks.durable();
+            let marks = &self.shared.marks;
+            let durable =
+                if planted!(self.shared.config, ReadsPastDurable) { marks.appended() } else { marks.durable() };
             if self.passed >= durable {
                 return Ok(None);
             }
@@ -189,7 +192,10 @@ impl Tail {
             let (plan, last) = {
                 let records = segment.records.read();
                 let last = Lsn((segment.first.0 + records.entries.len() as u64).saturating_sub(1));
-                let until = last.min(durable);
+                let mut until = last.min(durable);
+                if planted!(self.shared.config, MissesLastOfSegment) && last < durable {
+                    until = Lsn(until.0.saturating_sub(1));
+                }
                 (self.plan_within(&segment, &records, until), until)
             };
             match plan {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::{
     Clock, Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory,
     Recovery,
+    config::planted,
     error::io_error,
     footer::{self, Footer},
     frame::{self, HEADER_LEN},
@@ -112,7 +113,7 @@ impl Recovering<'_> {
             self.take_footer(segment, &footer);
             return Ok(());
         }
-        let scan = scan(&segment.path, &*segment.file, &segment.header, last.last, &mut self.folds)?;
+        let scan = scan(&segment.path, &*segment.file, &segment.header, self.config, last.last, &mut self.folds)?;
         let corrupt =
             |reason: String| LogError::Corrupt { path: segment.path.clone(), offset: FileOffset(scan.end), reason };
         if scan.last.last < last.last {
@@ -165,11 +166,16 @@ impl Recovering<'_> {
             self.take_footer(&segment, footer);
             return self.finish(footer.last, None, None);
         }
+        let floor = if planted!(self.config, IgnoresFloor) { Lsn::ZERO } else { floor };
         let before = self.folds.clone();
-        let mut whole = scan(&segment.path, &*segment.file, &segment.header, Lsn(u64::MAX), &mut self.folds)?;
+        let mut whole =
+            scan(&segment.path, &*segment.file, &segment.header, self.config, Lsn(u64::MAX), &mut self.folds)?;
         if footer.is_some_and(|footer| footer.frames_end == whole.end && footer.last == whole.last) {
             // Sealed, but its successor was never made.
             whole.damage = None;
+        }
+        if planted!(self.config, IgnoresLaterMarks) {
+            whole.damage.iter_mut().for_each(|damage| damage.stated_later = Lsn::ZERO);
         }
         let expected = whole.last.last.next();
         let torn = match &whole.damage {
@@ -194,7 +200,10 @@ impl Recovering<'_> {
             )),
             None => None,
         };
-        let durable = whole.stated.max(floor);
+        let mut durable = whole.stated.max(floor);
+        if planted!(self.config, ServesUndecided) {
+            durable = durable.max(whole.last.last);
+        }
         if durable >= whole.last.last && whole.last.last >= segment.header.first {
             self.seal(&segment, whole)?;
             let last = self.segments.values().next_back().map_or(Lsn::ZERO, |segment| segment.last());
@@ -202,7 +211,7 @@ impl Recovering<'_> {
         }
         // Records above `durable` may be in the page cache alone.
         self.folds = before;
-        let kept = scan(&segment.path, &*segment.file, &segment.header, durable, &mut self.folds)?;
+        let kept = scan(&segment.path, &*segment.file, &segment.header, self.config, durable, &mut self.folds)?;
         let rewritten = self.rewrite(&segment, &kept, whole.last.last)?;
         if kept.last.last >= segment.header.first {
             self.seal(&segment, kept)?;
@@ -225,9 +234,10 @@ impl Recovering<'_> {
 
     /// Copies the records behind `kept` up to `last` into a fresh segment and makes it durable.
     fn rewrite(&mut self, segment: &Found, kept: &Scan, last: Lsn) -> Result<(Predecessor, Active), LogError> {
-        let header = SegmentHeader::after(kept.last, self.node, self.clock);
+        let header = SegmentHeader::after(kept.last, self.node, self.config, self.clock);
         let durable = kept.last.last;
-        let mut window = Window { path: &segment.path, file: &*segment.file, bytes: Bytes::new(), start: 0 };
+        let mut window =
+            Window { config: self.config, path: &segment.path, file: &*segment.file, bytes: Bytes::new(), start: 0 };
         let mut offset = kept.end;
         let mut end = SEGMENT_HEADER_LEN as u64;
         let mut at = kept.last;
@@ -263,14 +273,13 @@ impl Recovering<'_> {
         });
         let (path, file) = made.map_err(|error| failed.unwrap_or(error))?;
         // Read back as any segment is: what is served is what is now in this file.
-        let copy = scan(&path, &*file, &header, Lsn(u64::MAX), &mut self.folds)?;
+        let copy = scan(&path, &*file, &header, self.config, Lsn(u64::MAX), &mut self.folds)?;
         if copy.last != at || copy.end != end {
             let reason = "the records just written cannot be read back".into();
             return Err(LogError::Corrupt { path, offset: FileOffset(copy.end), reason });
         }
         let state = SegmentState { last: at.last, bytes: end, sealed: false, histories: copy.histories };
-        let bytes = self.config.segment_bytes;
-        let active = Active::continued(self.disk, path, header, state, copy.records, file, bytes)?;
+        let active = Active::continued(self.disk, self.config, path, header, state, copy.records, file)?;
         Ok((at, active))
     }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 use bytes::Bytes;
 
 use crate::{
-    DiskFile, FileOffset, HistoryId, LogError, Lsn, Payload,
+    DiskFile, FileOffset, HistoryId, LogConfig, LogError, Lsn, Payload,
     codec::slice,
+    config::planted,
     frame::{self, Decoded, FrameHeader, HEADER_LEN},
     history::HistoryFold,
     index::{HistorySummary, RecordIndex},
@@ -56,10 +57,11 @@ pub(crate) fn scan(
     path: &Path,
     file: &dyn DiskFile,
     header: &SegmentHeader,
+    config: &LogConfig,
     until: Lsn,
     folds: &mut BTreeMap<HistoryId, HistoryFold>,
 ) -> Result<Scan, LogError> {
-    let mut window = Window { path, file, bytes: Bytes::new(), start: 0 };
+    let mut window = Window { config, path, file, bytes: Bytes::new(), start: 0 };
     let mut found = Scan {
         records: RecordIndex::default(),
         histories: BTreeMap::new(),
@@ -126,9 +128,11 @@ pub(crate) fn read_frame(
     };
     let directory = slice(&bytes, HEADER_LEN, record.directory_len as usize);
     let parts = slice(&bytes, HEADER_LEN + padded(record.directory_len as usize), record.parts_len as usize);
-    Ok(Payload::decode(directory, record.payload_hash, parts)
-        .map(|payload| ScannedFrame { header, payload })
-        .map_err(|error| error.to_string()))
+    Ok(match Payload::decode(directory, record.payload_hash, parts) {
+        Ok(payload) => Ok(ScannedFrame { header, payload }),
+        Err(_) if planted!(window.config, AcceptsTornRecords) => Ok(ScannedFrame { header, payload: Payload::empty() }),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// Searches the rest of the file for headers that check. `None` when only zeros follow.
@@ -168,6 +172,7 @@ fn look_behind(
 /// A part of a file in memory.
 #[derive(Debug)]
 pub(crate) struct Window<'a> {
+    pub(crate) config: &'a LogConfig,
     pub(crate) path: &'a Path,
     pub(crate) file: &'a dyn DiskFile,
     pub(crate) bytes: Bytes,

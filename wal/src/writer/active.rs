@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     Clock, Disk, DiskFile, LogConfig, LogError, Lsn, NodeId,
+    config::planted,
     error::io_error,
     footer,
     index::RecordIndex,
@@ -47,6 +48,8 @@ pub(crate) struct Active {
     /// The file is written, with zeros behind `end`, up to here.
     zeroed_to: u64,
     segment_bytes: u64,
+    #[cfg(feature = "simulation")]
+    planted: Option<crate::simulation::PlantedBug>,
     /// The footer is written; the next segment could not be begun yet.
     pub(crate) is_sealed: bool,
 }
@@ -60,7 +63,7 @@ impl Active {
         predecessor: Predecessor,
         node: NodeId,
     ) -> Result<Self, WriteError> {
-        let header = SegmentHeader::after(predecessor, node, clock);
+        let header = SegmentHeader::after(predecessor, node, config, clock);
         let made = make_segment(disk, config, &header, |_| Ok(()));
         let (path, file) = made.map_err(|error| match error {
             LogError::Full { .. } => WriteError::Full(error),
@@ -68,25 +71,34 @@ impl Active {
         })?;
         let state =
             SegmentState { last: predecessor.last, bytes: SEGMENT_HEADER_LEN as u64, ..SegmentState::default() };
-        Self::continued(disk, path, header, state, RecordIndex::default(), file, config.segment_bytes)
-            .map_err(WriteError::Broken)
+        Self::continued(disk, config, path, header, state, RecordIndex::default(), file).map_err(WriteError::Broken)
     }
 
     /// Goes on behind the frames of a segment that was just made. `state.bytes` is where they end.
     pub(crate) fn continued(
         disk: &dyn Disk,
+        config: &LogConfig,
         path: PathBuf,
         header: SegmentHeader,
         state: SegmentState,
         records: RecordIndex,
         file: Arc<dyn DiskFile>,
-        segment_bytes: u64,
     ) -> Result<Self, LogError> {
         let reader = disk.open(&path, false).map_err(|error| io_error("open", &path, error))?;
         let end = state.bytes;
         let segment = Arc::new(Segment::active(path, header, state, records, reader));
         let open = segment.open(disk)?;
-        Ok(Self { segment, open, file, end, zeroed_to: end, segment_bytes, is_sealed: false })
+        Ok(Self {
+            segment,
+            open,
+            file,
+            end,
+            zeroed_to: end,
+            segment_bytes: config.segment_bytes,
+            #[cfg(feature = "simulation")]
+            planted: config.planted,
+            is_sealed: false,
+        })
     }
 
     /// Whether a frame of `len` bytes should go to the next segment.
@@ -148,7 +160,9 @@ impl Active {
             Err(error) if is_no_space(&error) => return Err(self.cut_back()),
             Err(error) => return Err(WriteError::Broken(io_error("write", path, error))),
         }
-        self.sync().map_err(WriteError::Broken)?;
+        if !planted!(self, SealsWithoutSync) {
+            self.sync().map_err(WriteError::Broken)?;
+        }
         self.is_sealed = true;
         self.segment.seal(self.end + footer.len() as u64);
         Ok(())
@@ -158,7 +172,10 @@ impl Active {
     /// refused.
     fn cut_back(&mut self) -> WriteError {
         let path = &self.segment.path;
-        let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
+        let undone = self
+            .file
+            .set_len(self.end)
+            .and_then(|()| if planted!(self, CutsBackWithoutSync) { Ok(()) } else { self.file.sync_data() });
         self.zeroed_to = self.end;
         match undone {
             Ok(()) => WriteError::Full(LogError::Full { path: path.clone() }),
@@ -193,7 +210,9 @@ pub(crate) fn make_segment(
         let file = disk.create(&temporary)?;
         file.write_all_vectored_at(&mut [IoSlice::new(&header.encode())], 0)?;
         fill(&*file)?;
-        file.sync_all()?;
+        if !planted!(config, SkipsHeaderSync) {
+            file.sync_all()?;
+        }
         Ok(file)
     })();
     let file: Arc<dyn DiskFile> = match made {
@@ -210,7 +229,9 @@ pub(crate) fn make_segment(
         Err(error) => return Err(io_error("make", &path, error)),
     };
     disk.rename(&temporary, &path).map_err(|error| io_error("rename", &temporary, error))?;
-    disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
+    if !planted!(config, SkipsDirectorySync) {
+        disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
+    }
     Ok((path, file))
 }
 

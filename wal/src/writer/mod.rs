@@ -22,7 +22,7 @@ use crate::{
     config::planted,
     frame,
     queue::{Item, Request, Woken},
-    segment::Predecessor,
+    segment::{Predecessor, SegmentState},
     shared::Shared,
 };
 
@@ -217,7 +217,8 @@ impl Writer {
         {
             let shared = self.shared.clone();
             let mut histories = shared.histories.lock();
-            let durable = shared.marks.durable();
+            let too_high = planted!(shared.config, StatesDurableTooHigh);
+            let durable = if too_high { self.last.last } else { shared.marks.durable() };
             let mut next = self.last.last.next();
             while let Some(request) = appends.front()
                 && unit.len + request.frame_len() <= bytes_max
@@ -267,8 +268,20 @@ impl Writer {
         if self.unsynced_since.is_none() {
             return Ok(());
         }
-        if !planted!(self.shared.config, SkipsSync) {
-            self.active.sync()?;
+        if planted!(self.shared.config, SkipsSync) {
+            self.synced();
+            return Ok(());
+        }
+        match self.active.sync() {
+            Err(_) if planted!(self.shared.config, RetriesFailedSync) => self.active.sync()?,
+            Err(_) if planted!(self.shared.config, GoesOnAfterFailedSync) => {
+                let error = LogError::Poisoned { reason: "this sync alone failed".into() };
+                for Unsynced { durable, .. } in self.unsynced.drain(..) {
+                    let _ = durable.send(Err(error.clone()));
+                }
+                return Ok(());
+            }
+            result => result?,
         }
         self.synced();
         Ok(())
@@ -313,6 +326,11 @@ impl Writer {
     fn roll(&mut self) -> Result<(), WriteError> {
         if self.last.last < self.active.open.first {
             return Ok(());
+        }
+        if planted!(self.shared.config, SealForgetsOpen) {
+            let forget =
+                |state: &mut SegmentState| state.histories.values_mut().for_each(|summary| summary.open.clear());
+            self.active.segment.update(forget);
         }
         if !self.active.is_sealed {
             self.active.seal(self.last, self.shared.marks.durable())?;
