@@ -8,7 +8,7 @@ use crate::{
     payload::{FRAME_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PARTITION_BYTES_MAX},
 };
 
-const VERSION: u8 = 0;
+const VERSION: u8 = 1;
 const FIXED_LEN: usize = 16;
 const ENTRY_LEN: usize = 40;
 const FRAGMENT_LEN: usize = 8;
@@ -67,7 +67,12 @@ impl Directory {
         let mut from = Decoder::new(bytes, "directory");
         let version = from.u8()?;
         if version != VERSION {
-            return wrong(format!("directory version {version} is not known to this version; upgrade this node first"));
+            return wrong(match version {
+                0 => "directory version 0 is a pre-release format, which is not read any more".to_owned(),
+                _ => format!(
+                    "directory version {version} is not known, this version reads up to {VERSION}; upgrade this node first"
+                ),
+            });
         }
         let flags = from.u8()?;
         if flags & !FLAG_KEY != 0 {

@@ -71,6 +71,26 @@ pub enum LogError {
         /// Newest known.
         known: u32,
     },
+    /// A file from before the first format that is kept readable.
+    #[error(
+        "{path} has the pre-release format 0, which is not read any more; begin with an empty folder and load the data again"
+    )]
+    PreReleaseFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A record whose checksum is right and whose content this version cannot take.
+    #[error(
+        "{path} holds at byte {offset} what this version does not know: {reason}; if a newer version wrote it, upgrade this node"
+    )]
+    UnknownContent {
+        /// The segment.
+        path: PathBuf,
+        /// Where the frame begins.
+        offset: FileOffset,
+        /// What is not known.
+        reason: String,
+    },
     /// The records asked for have been truncated.
     #[error("history {history} is retained after seq {retained_after} only, seq {wanted} was asked for")]
     Truncated {

@@ -11,14 +11,14 @@ use crate::{
     error::io_error,
     frame::{FrameChecksum, Salt},
     index::{Floor, HistorySummary, LargeCommit, OpenTransaction, RecordEntry, RecordIndex},
-    segment::{Predecessor, SEGMENT_HEADER_LEN, SegmentState, read_full},
+    segment::{FORMAT_VERSION, Predecessor, SEGMENT_HEADER_LEN, SegmentState, check_version, read_full},
 };
 
 const MAGIC: &[u8; 8] = b"TAILRIDX";
-const VERSION: u32 = 0;
 const TRAILER_LEN: usize = 128;
 const CHECKED_LEN: usize = TRAILER_LEN - 8;
-const ENTRY_LEN: usize = 24;
+/// Length of a record entry, bytes.
+pub(crate) const ENTRY_LEN: usize = 24;
 const SUMMARY_LEN: usize = 112;
 const UNIT: u64 = 64;
 const FLAG_END: u32 = 1;
@@ -35,8 +35,9 @@ pub(crate) struct Footer {
     pub(crate) last: Predecessor,
     pub(crate) durable: Lsn,
     pub(crate) histories: Vec<(HistoryId, HistorySummary)>,
-    summaries_offset: u64,
-    records_hash: u64,
+    /// End of the record entries.
+    pub(crate) summaries_offset: u64,
+    pub(crate) records_hash: u64,
 }
 
 /// Bytes of the footer that follows `frames_end`.
@@ -69,7 +70,7 @@ pub(crate) fn encode(
     let summaries_hash = xxh3_64_with_seed(&out.as_slice()[summaries_at..], salt.0);
     let mut trailer = Encoder::with_capacity(TRAILER_LEN);
     trailer.bytes(MAGIC);
-    trailer.u32(VERSION);
+    trailer.u32(FORMAT_VERSION);
     trailer.u32(count);
     trailer.u64(frames_end);
     trailer.u64(frames_end + summaries_at as u64);
@@ -79,6 +80,8 @@ pub(crate) fn encode(
     trailer.u64(durable.0);
     trailer.u64(records_hash);
     trailer.u64(summaries_hash);
+    // Flags: none yet.
+    trailer.u32(0);
     trailer.zeros(CHECKED_LEN - trailer.len());
     let checksum = xxh3_64_with_seed(trailer.as_slice(), salt.0);
     trailer.u64(checksum);
@@ -101,15 +104,16 @@ impl Footer {
         {
             return Ok(None);
         }
-        let version = from.u32()?;
-        if version > VERSION {
-            return Err(LogError::UnknownFormat { path: path.into(), found: version, known: VERSION });
-        }
+        check_version(path, from.u32()?)?;
         let count = from.u32()? as usize;
         let (frames_end, summaries_offset) = (from.u64()?, from.u64()?);
         let (first, last) = (Lsn(from.u64()?), Lsn(from.u64()?));
         let last = Predecessor { last, checksum: FrameChecksum(from.u64()?) };
         let (durable, records_hash, summaries_hash) = (Lsn(from.u64()?), from.u64()?, from.u64()?);
+        if from.bytes(CHECKED_LEN - from.taken())?.iter().any(|byte| *byte != 0) {
+            let reason = "flags or reserved bytes of the footer are set".into();
+            return Err(LogError::UnknownContent { path: path.into(), offset: FileOffset(trailer_at), reason });
+        }
         let in_order = SEGMENT_HEADER_LEN as u64 <= frames_end
             && frames_end <= summaries_offset
             && summaries_offset <= trailer_at
@@ -128,6 +132,11 @@ impl Footer {
         }
         let mut from = Decoder::new(&bytes, "footer");
         let histories = (0..count).map(|_| decode_summary(&mut from)).collect::<Result<_, _>>()?;
+        if from.remaining() != 0 {
+            return Err(LogError::Invalid {
+                reason: format!("{} bytes follow the footer's summaries", from.remaining()),
+            });
+        }
         Ok(Some(Self { frames_end, file_len, first, last, durable, histories, summaries_offset, records_hash }))
     }
 
@@ -149,19 +158,20 @@ impl Footer {
         self.histories.iter().for_each(|(id, _)| {
             index.number_or_new(*id);
         });
-        let mut from = Decoder::new(&bytes, "footer");
         index.entries.reserve(len / ENTRY_LEN);
-        while from.remaining() >= ENTRY_LEN {
-            let offset = u64::from(from.u32()?) * UNIT;
-            let frame_len = u64::from(from.u32()?) * UNIT;
-            let (seq, history, kind) = (Seq(from.u64()?), from.u32()?, RecordKind::from_code(from.u16()?)?);
-            from.reserved(2)?;
-            if offset + frame_len > self.frames_end || history as usize >= self.histories.len() {
+        for bytes in bytes.chunks_exact(ENTRY_LEN) {
+            let entry = decode_entry(bytes)?;
+            if entry.offset + u64::from(entry.len) > self.frames_end || entry.history as usize >= self.histories.len() {
                 return Err(corrupt("the record index in the footer points outside of the frames"));
             }
-            index.push_entry(RecordEntry { offset, len: frame_len as u32, seq, history, kind });
+            index.push_entry(entry);
         }
         Ok(index)
+    }
+
+    /// Where the entry of the record with this place in the segment stands.
+    pub(crate) fn entry_offset(&self, place: u64) -> u64 {
+        self.frames_end.saturating_add(place.saturating_mul(ENTRY_LEN as u64))
     }
 
     /// What the segment's state is, as far as its footer tells.
@@ -173,6 +183,19 @@ impl Footer {
             histories: self.histories.iter().cloned().collect(),
         }
     }
+}
+
+/// Decodes one record entry.
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<RecordEntry, LogError> {
+    let mut from = Decoder::new(bytes, "footer");
+    let offset = u64::from(from.u32()?) * UNIT;
+    let units = from.u32()?;
+    let len = units.checked_mul(UNIT as u32).ok_or_else(|| LogError::Invalid {
+        reason: format!("a footer entry with a frame of {units} times {UNIT} bytes"),
+    })?;
+    let (seq, history, kind) = (Seq(from.u64()?), from.u32()?, RecordKind::from_code(from.u16()?)?);
+    from.reserved(2)?;
+    Ok(RecordEntry { offset, len, seq, history, kind })
 }
 
 fn encode_summary(out: &mut Encoder, id: HistoryId, summary: &HistorySummary) {
@@ -213,6 +236,9 @@ fn decode_summary(from: &mut Decoder<'_>) -> Result<(HistoryId, HistorySummary),
     let id = HistoryId(from.array()?);
     let (boundary, first, last) = (Seq(from.u64()?), Lsn(from.u64()?), Lsn(from.u64()?));
     let (flags, large_count, open_count) = (from.u32()?, from.u32()? as usize, from.u32()? as usize);
+    if flags & !(FLAG_END | FLAG_BROKEN) != 0 {
+        return Err(LogError::Invalid { reason: format!("footer flags {flags:#x} are not known to this version") });
+    }
     from.reserved(4)?;
     let (epoch, seq, chain) = (from.epoch()?, Seq(from.u64()?), Chain(from.u64()?));
     let end =

@@ -1,10 +1,12 @@
 //! The node half of a frame's header, and the whole header as it lies in a segment. See `FORMAT.md`.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{
-    HistoryHeader, LogError, Lsn,
-    codec::{Decoder, Encoder},
+    Directory, HistoryHeader, LogError, Lsn, Payload,
+    codec::{Decoder, Encoder, slice},
+    payload::{is_zero, padded},
 };
 
 /// Length of the node half, bytes.
@@ -18,7 +20,7 @@ const FLAG_SKIPPED: u32 = 2;
 
 /// Random number of a segment that seeds its checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Salt(pub(crate) u64);
+pub struct Salt(pub u64);
 
 /// Checksum of a frame's header; names the frame in the next segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +116,26 @@ pub(crate) fn decode(bytes: &[u8; HEADER_LEN], salt: Salt) -> Result<Decoded, Lo
         checksum,
         record,
     })))
+}
+
+/// Decodes and checks what follows the header in `frame`, the bytes of a whole frame.
+pub(crate) fn payload(frame: &Bytes, record: &HistoryHeader) -> Result<Payload, LogError> {
+    let directory_len = record.directory_len as usize;
+    let directory = slice(frame, HEADER_LEN, directory_len);
+    let parts_at = HEADER_LEN + padded(directory_len);
+    let parts = slice(frame, parts_at, record.parts_len as usize);
+    let payload = Payload::decode(directory, record.payload_hash, parts)?;
+    if frame.get(HEADER_LEN + directory_len..parts_at).is_none_or(|padding| !is_zero(padding)) {
+        return Err(LogError::Invalid { reason: "the padding of the directory is not zero".into() });
+    }
+    Ok(payload)
+}
+
+/// Why this version cannot read the directory in `frame` although its hash is right; `None` where the hash is wrong or
+/// the directory is fine.
+pub(crate) fn unknown_directory(frame: &Bytes, record: &HistoryHeader) -> Option<LogError> {
+    let directory = slice(frame, HEADER_LEN, record.directory_len as usize);
+    (xxh3_64(&directory) == record.payload_hash.0).then(|| Directory::decode(&directory).err())?
 }
 
 fn encode(

@@ -30,11 +30,16 @@ pub(crate) struct Folded {
     /// Last seq committed before the record.
     before: Seq,
     /// Set when the record does not continue the records before it.
-    broken: Option<Floor>,
+    pub(crate) broken: Option<Floor>,
     large: Option<LargeCommit>,
 }
 
 impl HistoryFold {
+    /// The last position by the records alone.
+    pub(crate) fn logged(&self) -> Option<Position> {
+        self.logged
+    }
+
     /// Takes in one record.
     pub(crate) fn take(&mut self, header: &HistoryHeader, lsn: Lsn) -> Folded {
         let is_commit = header.kind == RecordKind::Commit;

@@ -61,10 +61,10 @@ impl Lsn {
     /// The LSN before the first record.
     pub const ZERO: Self = Self(0);
 
-    /// The LSN after this one.
+    /// The LSN after this one. A number read from a hostile file may be the last there is: it stays.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -72,10 +72,10 @@ impl Seq {
     /// The position before the first transaction.
     pub const ZERO: Self = Self(0);
 
-    /// The seq after this one.
+    /// The seq after this one; the last number there is stays.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

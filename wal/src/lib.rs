@@ -41,6 +41,7 @@ mod frame;
 mod history;
 mod ids;
 mod index;
+pub mod inspect;
 mod log;
 mod marks;
 mod payload;
@@ -62,6 +63,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::LogConfig;
 pub use disk::{Disk, DiskFile, DiskLock, SystemDisk};
 pub use error::LogError;
+pub use frame::Salt;
 pub use ids::{
     Chain, CommitTime, Epoch, FileOffset, FragmentNumber, HistoryId, Lsn, NodeId, PartHash, PayloadHash, Seq,
     TransactionNumber,

@@ -24,7 +24,8 @@ use crate::{
 pub(crate) const SEGMENT_HEADER_LEN: usize = 4096;
 
 const MAGIC: &[u8; 8] = b"TAILRWAL";
-const VERSION: u32 = 0;
+/// Of segment headers and footers.
+pub(crate) const FORMAT_VERSION: u32 = 1;
 const CHECKED_LEN: usize = SEGMENT_HEADER_LEN - 8;
 const EXTENSION: &str = "wal";
 
@@ -54,13 +55,15 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::with_capacity(SEGMENT_HEADER_LEN);
         out.bytes(MAGIC);
-        out.u32(VERSION);
+        out.u32(FORMAT_VERSION);
         out.u32(SEGMENT_HEADER_LEN as u32);
         out.bytes(&self.node.0);
         out.u64(self.salt.0);
         out.u64(self.first.0);
         out.u64(self.predecessor.last.0);
         out.u64(self.predecessor.checksum.0);
+        // Flags: none yet.
+        out.u32(0);
         out.zeros(CHECKED_LEN - out.len());
         let checksum = xxh3_64(out.as_slice());
         out.u64(checksum);
@@ -79,24 +82,38 @@ impl SegmentHeader {
         if from.bytes(8)? != MAGIC {
             return Err(corrupt("this is not a segment".into()));
         }
-        let version = from.u32()?;
-        if version > VERSION {
-            return Err(LogError::UnknownFormat { path: path.into(), found: version, known: VERSION });
-        }
+        // The same in every version, so that damage is not taken for another version.
         if xxh3_64(&bytes[..CHECKED_LEN]).to_le_bytes() != bytes[CHECKED_LEN..] {
             return Err(corrupt("the checksum of the segment header is wrong".into()));
         }
-        from.u32()?;
+        check_version(path, from.u32()?)?;
+        let header_len = from.u32()?;
+        if header_len as usize != SEGMENT_HEADER_LEN {
+            return Err(corrupt(format!("a segment header of {header_len} bytes, it must have {SEGMENT_HEADER_LEN}")));
+        }
         let header = Self {
             node: NodeId(from.array()?),
             salt: Salt(from.u64()?),
             first: Lsn(from.u64()?),
             predecessor: Predecessor { last: Lsn(from.u64()?), checksum: FrameChecksum(from.u64()?) },
         };
-        if header.first != header.predecessor.last.next() {
+        if from.bytes(CHECKED_LEN - from.taken())?.iter().any(|byte| *byte != 0) {
+            let reason = "flags or reserved bytes of the segment header are set".into();
+            return Err(LogError::UnknownContent { path: path.into(), offset: FileOffset(0), reason });
+        }
+        if header.first != header.predecessor.last.next() || header.first == header.predecessor.last {
             return Err(corrupt(format!("first LSN {} after LSN {}", header.first, header.predecessor.last)));
         }
         Ok(header)
+    }
+}
+
+/// Refuses a file of another format.
+pub(crate) fn check_version(path: &Path, found: u32) -> Result<(), LogError> {
+    match found {
+        FORMAT_VERSION => Ok(()),
+        0 => Err(LogError::PreReleaseFormat { path: path.into() }),
+        _ => Err(LogError::UnknownFormat { path: path.into(), found, known: FORMAT_VERSION }),
     }
 }
 

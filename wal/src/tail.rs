@@ -6,12 +6,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    FileOffset, Frame, HistoryId, LogError, Lsn, Payload, RecordKind, Seq,
+    FileOffset, Frame, HistoryId, LogError, Lsn, RecordKind, Seq,
     codec::slice,
     config::planted,
     frame::{self, Decoded, HEADER_LEN},
     index::{Floor, RecordIndex},
-    payload::{PART_ALIGNMENT, padded},
+    payload::PART_ALIGNMENT,
     segment::{OpenSegment, read_full},
     shared::Shared,
 };
@@ -319,10 +319,7 @@ impl Run {
         let Some(record) = header.record.filter(|_| header.lsn == place.lsn && header.frame_len == place.len) else {
             return Err(corrupt(format!("another record than LSN {} stands here", place.lsn)));
         };
-        let directory = slice(&bytes, HEADER_LEN, record.directory_len as usize);
-        let parts = slice(&bytes, HEADER_LEN + padded(record.directory_len as usize), record.parts_len as usize);
-        let payload =
-            Payload::decode(directory, record.payload_hash, parts).map_err(|error| corrupt(error.to_string()))?;
+        let payload = frame::payload(&bytes, &record).map_err(|error| corrupt(error.to_string()))?;
         Ok(Frame { lsn: place.lsn, skipped: header.skipped, header: record, payload })
     }
 }

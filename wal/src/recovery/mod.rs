@@ -1,7 +1,7 @@
 //! Opens a folder of segments: checks their chain, tells a torn tail from damage, and makes certain what is kept.
 //! The rules stand in `FORMAT.md`.
 
-mod scan;
+pub(crate) mod scan;
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +9,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-use bytes::Bytes;
 
 use crate::{
     Clock, Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory,
@@ -170,6 +168,9 @@ impl Recovering<'_> {
         let before = self.folds.clone();
         let mut whole =
             scan(&segment.path, &*segment.file, &segment.header, self.config, Lsn(u64::MAX), &mut self.folds)?;
+        if let Some(footer) = &footer {
+            whole.stated = whole.stated.max(footer.durable);
+        }
         if footer.is_some_and(|footer| footer.frames_end == whole.end && footer.last == whole.last) {
             // Sealed, but its successor was never made.
             whole.damage = None;
@@ -179,8 +180,8 @@ impl Recovering<'_> {
         }
         let expected = whole.last.last.next();
         let torn = match &whole.damage {
-            Some(damage) if damage.stated_later >= expected || floor >= expected => {
-                let stated = damage.stated_later.max(floor);
+            Some(damage) if damage.stated_later.max(whole.stated).max(floor) >= expected => {
+                let stated = damage.stated_later.max(whole.stated).max(floor);
                 return Err(LogError::Corrupt {
                     path: segment.path,
                     offset: damage.offset,
@@ -236,8 +237,7 @@ impl Recovering<'_> {
     fn rewrite(&mut self, segment: &Found, kept: &Scan, last: Lsn) -> Result<(Predecessor, Active), LogError> {
         let header = SegmentHeader::after(kept.last, self.node, self.config, self.clock);
         let durable = kept.last.last;
-        let mut window =
-            Window { config: self.config, path: &segment.path, file: &*segment.file, bytes: Bytes::new(), start: 0 };
+        let mut window = Window::new(self.config, &segment.path, &*segment.file);
         let mut offset = kept.end;
         let mut end = SEGMENT_HEADER_LEN as u64;
         let mut at = kept.last;

@@ -8,10 +8,11 @@ use crate::{
     DiskFile, FileOffset, HistoryId, LogConfig, LogError, Lsn, Payload,
     codec::slice,
     config::planted,
+    error::io_error,
     frame::{self, Decoded, FrameHeader, HEADER_LEN},
     history::HistoryFold,
     index::{HistorySummary, RecordIndex},
-    payload::padded,
+    payload::is_zero,
     segment::{Predecessor, SEGMENT_HEADER_LEN, SegmentHeader, read_full},
 };
 
@@ -61,7 +62,7 @@ pub(crate) fn scan(
     until: Lsn,
     folds: &mut BTreeMap<HistoryId, HistoryFold>,
 ) -> Result<Scan, LogError> {
-    let mut window = Window { config, path, file, bytes: Bytes::new(), start: 0 };
+    let mut window = Window::new(config, path, file);
     let mut found = Scan {
         records: RecordIndex::default(),
         histories: BTreeMap::new(),
@@ -110,8 +111,7 @@ pub(crate) fn read_frame(
     let header = match frame::decode(&bytes, segment.salt) {
         Ok(Decoded::Valid(header)) => *header,
         Ok(Decoded::Foreign) => return Ok(Err("no frame header checks here".into())),
-        Err(LogError::UnknownRecordKind { code }) => return Err(LogError::UnknownRecordKind { code }),
-        Err(error) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(unknown(window.path, offset, &error)),
     };
     let Some(record) = header.record else {
         return Ok(if header.lsn == last {
@@ -126,17 +126,25 @@ pub(crate) fn read_frame(
     let Some(bytes) = window.get(offset, header.frame_len as usize)? else {
         return Ok(Err(format!("the file ends within a frame of {} bytes", header.frame_len)));
     };
-    let directory = slice(&bytes, HEADER_LEN, record.directory_len as usize);
-    let parts = slice(&bytes, HEADER_LEN + padded(record.directory_len as usize), record.parts_len as usize);
-    Ok(match Payload::decode(directory, record.payload_hash, parts) {
-        Ok(payload) => Ok(ScannedFrame { header, payload }),
-        Err(_) if planted!(window.config, AcceptsTornRecords) => Ok(ScannedFrame { header, payload: Payload::empty() }),
-        Err(error) => Err(error.to_string()),
-    })
+    match frame::payload(&bytes, &record) {
+        Ok(payload) => Ok(Ok(ScannedFrame { header, payload })),
+        Err(error) => match frame::unknown_directory(&bytes, &record) {
+            Some(error) => Err(unknown(window.path, offset, &error)),
+            None if planted!(window.config, AcceptsTornRecords) => {
+                Ok(Ok(ScannedFrame { header, payload: Payload::empty() }))
+            }
+            None => Ok(Err(error.to_string())),
+        },
+    }
+}
+
+/// A frame whose checksums are right is no accident: what is not known in it is refused, never taken for a torn tail.
+fn unknown(path: &Path, offset: u64, error: &LogError) -> LogError {
+    LogError::UnknownContent { path: path.into(), offset: FileOffset(offset), reason: error.to_string() }
 }
 
 /// Searches the rest of the file for headers that check. `None` when only zeros follow.
-fn look_behind(
+pub(crate) fn look_behind(
     window: &mut Window<'_>,
     segment: &SegmentHeader,
     offset: u64,
@@ -144,11 +152,11 @@ fn look_behind(
 ) -> Result<Option<Damage>, LogError> {
     let mut stated_later = Lsn::ZERO;
     let mut at = offset;
-    let mut is_zero = true;
+    let mut only_zeros = true;
     let mut bytes = 0;
     loop {
         let block = window.up_to(at, WINDOW_BYTES)?;
-        is_zero &= block.iter().all(|byte| *byte == 0);
+        only_zeros &= is_zero(&block);
         bytes = bytes.max(at + block.len() as u64 - offset);
         // Headers may lie across blocks: the last ones are looked at again with the next block.
         let starts = block.len().saturating_sub(HEADER_LEN - 1).next_multiple_of(64);
@@ -156,9 +164,10 @@ fn look_behind(
             let Some(Ok(header)) = block.get(start..start + HEADER_LEN).map(<[u8; HEADER_LEN]>::try_from) else {
                 continue;
             };
-            // A header that checks but says what is not known here still proves that its bytes are no accident.
-            if let Ok(Decoded::Valid(header)) = frame::decode(&header, segment.salt) {
-                stated_later = stated_later.max(header.durable);
+            match frame::decode(&header, segment.salt) {
+                Ok(Decoded::Valid(header)) => stated_later = stated_later.max(header.durable),
+                Ok(Decoded::Foreign) => {}
+                Err(error) => return Err(unknown(window.path, at + start as u64, &error)),
             }
         }
         if starts == 0 {
@@ -166,7 +175,7 @@ fn look_behind(
         }
         at += starts as u64;
     }
-    Ok((!is_zero).then_some(Damage { offset: FileOffset(offset), reason, bytes, stated_later }))
+    Ok((!only_zeros).then_some(Damage { offset: FileOffset(offset), reason, bytes, stated_later }))
 }
 
 /// A part of a file in memory.
@@ -174,12 +183,17 @@ fn look_behind(
 pub(crate) struct Window<'a> {
     pub(crate) config: &'a LogConfig,
     pub(crate) path: &'a Path,
-    pub(crate) file: &'a dyn DiskFile,
-    pub(crate) bytes: Bytes,
-    pub(crate) start: u64,
+    file: &'a dyn DiskFile,
+    bytes: Bytes,
+    start: u64,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    /// Nothing of `file` is in memory yet.
+    pub(crate) fn new(config: &'a LogConfig, path: &'a Path, file: &'a dyn DiskFile) -> Self {
+        Self { config, path, file, bytes: Bytes::new(), start: 0 }
+    }
+
     fn header(&mut self, offset: u64) -> Result<Option<[u8; HEADER_LEN]>, LogError> {
         Ok(self.get(offset, HEADER_LEN)?.and_then(|bytes| <[u8; HEADER_LEN]>::try_from(&*bytes).ok()))
     }
@@ -198,8 +212,10 @@ impl Window<'_> {
     }
 
     /// At most `len` bytes at `offset`, fewer at the end of the file.
-    fn up_to(&self, offset: u64, len: usize) -> Result<Bytes, LogError> {
-        let mut buffer = vec![0; len];
+    pub(crate) fn up_to(&self, offset: u64, len: usize) -> Result<Bytes, LogError> {
+        let file_len = self.file.len().map_err(|error| io_error("stat", self.path, error))?;
+        let left = usize::try_from(file_len.saturating_sub(offset)).unwrap_or(len);
+        let mut buffer = vec![0; len.min(left)];
         let count = read_full(self.path, self.file, &mut buffer, offset)?;
         buffer.truncate(count);
         Ok(buffer.into())

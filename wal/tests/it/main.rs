@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod damage;
 mod faults;
+mod golden;
 mod histories;
 mod recovery;
 mod retention;
