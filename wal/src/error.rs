@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{FileOffset, HistoryId, Lsn, NodeId, Position, Seq};
+use crate::{FileOffset, GapHistory, HistoryId, Lsn, NodeId, Position, Seq};
 
 /// Why a log call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -146,9 +146,45 @@ pub enum LogError {
         /// The folder.
         path: PathBuf,
     },
+    /// The archive's store failed or did not answer. The call may be tried again.
+    #[error("the archive: {operation} {object}: {reason}")]
+    Archive {
+        /// The call.
+        operation: &'static str,
+        /// Its object.
+        object: String,
+        /// The cause.
+        reason: String,
+    },
+    /// What is archived is not of this log. Nothing was written.
+    #[error("{object} does not fit this log: {reason}; set wal.archive to another place to archive this log")]
+    ArchiveConflict {
+        /// What was found.
+        object: String,
+        /// How it differs.
+        reason: String,
+    },
+    /// Records that neither the archive nor the log holds.
+    #[error("LSN {from} to {to} are not archived{}: {reason}; a reader can start behind them", in_gap(missing.as_ref()))]
+    ArchiveGap {
+        /// The first missing record.
+        from: Lsn,
+        /// The last one.
+        to: Lsn,
+        /// What is missing of the history that was read.
+        missing: Option<GapHistory>,
+        /// Why.
+        reason: String,
+    },
     /// The log was shut down.
     #[error("the log is shut down")]
     Closed,
+}
+
+fn in_gap(missing: Option<&GapHistory>) -> String {
+    missing.map_or_else(String::new, |missing| {
+        format!(" (history {}: seq {} to {})", missing.history, missing.after.next(), missing.upto)
+    })
 }
 
 /// An [`LogError::Io`].

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Epoch, HistoryEnd, HistoryId, Lsn, RecordKind, Seq, TransactionNumber};
 
 /// Where one record is. Its LSN follows from its place in the index.
@@ -87,14 +89,14 @@ pub(crate) struct HistorySummary {
 
 /// Where a history starts anew: records at or below `lsn` are not continued by those after it, which start after
 /// `seq`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Floor {
     pub(crate) lsn: Lsn,
     pub(crate) seq: Seq,
 }
 
 /// A commit whose transaction had fragments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LargeCommit {
     pub(crate) seq: Seq,
     pub(crate) lsn: Lsn,

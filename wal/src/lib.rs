@@ -11,8 +11,8 @@
 //!   are the same bytes on every node ([`HistoryHeader`], [`Payload`]), and equal [`Position`]s mean equal histories.
 //! - Readers ([`Tail`]) get durable records only, in order, each checked; damage is named by file and offset and never
 //!   skipped.
-//! - Records go by whole segments ([`Log::truncate`]), never while a [`Pin`] within its budget or an open transaction
-//!   needs them.
+//! - Records go by whole segments ([`Log::truncate`]), never while a [`Pin`] within its budget, the [`Archiver`] within
+//!   the same budget, or an open transaction needs them.
 //! - The bytes of parts are opaque here. Bytes on disk are drawn in `FORMAT.md`.
 //!
 //! # Data paths, file by file
@@ -23,6 +23,7 @@
 //! | new segment | `writer/mod` → `writer/active` (cut, `footer`, sync; then a `.tmp`, synced and renamed) |
 //! | read | `tail` (plans a run over `index`, reads it with one call, checks each `frame` and `payload`) ← `shared` (where a reader starts) ← `segment` (opens a file, reads its `footer`) |
 //! | start | `log` → `recovery/mod` (chain of segments, what to cut, keep and write again) → `recovery/scan` (frame by frame) → `history` (the same fold as on writing) |
+//! | archive | `archive/archiver` (what when) → `archive/pack` (checks, compresses, uploads) → `archive/manifest`; read back by `archive/tail` ← `archive/open` |
 //! | retention | `pin` (claims, budgets) → `retention` (decides) → `pin` (unlinks) |
 //!
 //! Change a byte on disk: `FORMAT.md`, then `frame`, `record`, `directory`, `segment` or `footer`. Change what the writer
@@ -30,6 +31,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod archive;
 mod clock;
 mod codec;
 mod config;
@@ -59,6 +61,10 @@ pub mod simulation;
 mod tail;
 mod writer;
 
+pub use archive::{
+    Archive, ArchiveEntry, ArchiveGap, ArchiveState, ArchiveStatus, ArchiveTail, ArchivedHistory, ArchivedSegment,
+    Archiver, ArchiverConfig, GapHistory,
+};
 pub use clock::{Clock, SystemClock};
 pub use config::LogConfig;
 pub use disk::{Disk, DiskFile, DiskLock, SystemDisk};

@@ -182,6 +182,8 @@ impl Log {
             poison: Poison::default(),
             histories: Mutex::new(recovered.histories),
             pins: Mutex::default(),
+            archive: Mutex::default(),
+            rolled: tokio::sync::Notify::new(),
             segments: RwLock::new(recovered.segments),
             config,
             node,
@@ -349,6 +351,11 @@ impl Log {
         }
     }
 
+    /// What the parts of this crate share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// Writes and syncs all that waits, then stops the writer. Later calls fail with [`LogError::Closed`].
     pub async fn close(&self) -> Result<(), LogError> {
         command(&self.inner.shared, Item::Close).await.map(|_| ())
@@ -380,7 +387,7 @@ async fn enqueue(
     Ok(Appending { shared, written: Some(on_written), outcome: None, durable: on_durable })
 }
 
-async fn command(
+pub(crate) async fn command(
     shared: &Shared,
     item: impl FnOnce(oneshot::Sender<Result<Lsn, LogError>>) -> Item,
 ) -> Result<Lsn, LogError> {

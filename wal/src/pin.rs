@@ -242,6 +242,7 @@ impl Shared {
             let open = histories.values().flat_map(|history| history.fold.open.values());
             needed.extend(open.map(|open| open.first_fragment));
         }
+        needed.extend(self.needed_for_archive());
         let segments = self.all_segments();
         let extents: Vec<Extent> = segments
             .iter()

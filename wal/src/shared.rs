@@ -1,4 +1,4 @@
-//! What callers, readers and the writer share. Locks are taken in this order: pins, histories, segments, one
+//! What callers, readers and the writer share. Locks are taken in this order: pins, archive, histories, segments, one
 //! segment's state, one segment's records.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -7,9 +7,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, PinKey, Position, RecordKind, Seq,
+    archive::ArchiveClaim,
     frame::{self, Decoded, HEADER_LEN},
     history::Histories,
-    index::Floor,
+    index::{Floor, LargeCommit},
     marks::Marks,
     pin::Claim,
     poison::Poison,
@@ -29,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) poison: Poison,
     pub(crate) histories: Mutex<Histories>,
     pub(crate) pins: Mutex<BTreeMap<PinKey, Claim>>,
+    pub(crate) archive: Mutex<Option<ArchiveClaim>>,
+    /// Told when a segment has been sealed and the next one begun.
+    pub(crate) rolled: tokio::sync::Notify,
     /// By first LSN. Never empty: the last one is written.
     pub(crate) segments: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
 }
@@ -78,6 +82,27 @@ impl Shared {
             after_large = large.map(|large| large.seq).max().unwrap_or_default().max(after_large);
         }
         Some((start, boundary.unwrap_or(end).max(after_large)))
+    }
+
+    /// First record retained, and for each history the last seq committed before its first retained record (its end
+    /// where none is), as truncation leaves them at one moment.
+    pub(crate) fn retained_boundaries(&self) -> (Lsn, BTreeMap<HistoryId, Seq>) {
+        let _truncation = self.pins.lock();
+        let ends: Vec<(HistoryId, Seq)> = {
+            let histories = self.histories.lock();
+            let ends = histories.iter().filter_map(|(id, history)| Some((*id, history.fold.end?.position.seq)));
+            ends.collect()
+        };
+        let mut boundaries: BTreeMap<HistoryId, Seq> = BTreeMap::new();
+        for segment in self.all_segments() {
+            for (id, summary) in &segment.state().histories {
+                boundaries.entry(*id).or_insert(summary.boundary);
+            }
+        }
+        for (id, end) in ends {
+            boundaries.entry(id).or_insert(end);
+        }
+        (self.first(), boundaries)
     }
 
     /// Where readers of a history cannot start before, if a repair replaced it.
@@ -148,6 +173,20 @@ impl Shared {
             tracing::warn!("position of history {history} at seq {seq}: {error}");
             None
         })
+    }
+
+    /// The LSN of a history's retained commit of `seq`.
+    pub(crate) fn commit_lsn(&self, history: HistoryId, seq: Seq) -> Result<Option<Lsn>, LogError> {
+        Ok(self.find_commit(history, seq)?.map(|(lsn, ..)| lsn))
+    }
+
+    /// A history's retained commits that end a transaction in fragments.
+    pub(crate) fn large_commits(&self, history: HistoryId) -> Vec<LargeCommit> {
+        let segments = self.all_segments().into_iter();
+        let large = segments.flat_map(|segment| {
+            segment.state().histories.get(&history).map(|summary| summary.large.clone()).unwrap_or_default()
+        });
+        large.collect()
     }
 
     fn end(&self, history: HistoryId) -> Option<Seq> {

@@ -9,7 +9,7 @@ use crate::{
     FileOffset, Frame, HistoryId, LogError, Lsn, RecordKind, Seq,
     codec::slice,
     config::planted,
-    frame::{self, Decoded, HEADER_LEN},
+    frame::{self, Decoded, HEADER_LEN, Salt},
     index::{Floor, RecordIndex},
     payload::PART_ALIGNMENT,
     segment::{OpenSegment, read_full},
@@ -48,6 +48,8 @@ struct Follows {
     seq: Seq,
     /// The history's floor when the reader was made: if it moves, a repair has replaced what was being read.
     floor: Option<Floor>,
+    /// Truncated records are an error even where no commit was among them: somebody else has them.
+    is_strict: bool,
 }
 
 /// Frames that lie close together, to be read with one call.
@@ -91,7 +93,15 @@ impl Tail {
     pub(crate) fn of_history(shared: Arc<Shared>, id: HistoryId, after: Seq) -> Result<Self, LogError> {
         let floor = shared.floor(id);
         let passed = shared.reader_start(id, after)?;
-        Ok(Self { history: Some(Follows { id, seq: after, floor }), ..Self::of_all(shared, passed) })
+        let follows = Follows { id, seq: after, floor, is_strict: false };
+        Ok(Self { history: Some(follows), ..Self::of_all(shared, passed) })
+    }
+
+    /// Goes on reading a history behind `passed`, `seq` being its last commit read and `floor` its floor when that
+    /// began. [`LogError::ReplayTruncated`] as soon as truncation is ahead of it.
+    pub(crate) fn resume(shared: Arc<Shared>, id: HistoryId, seq: Seq, floor: Option<Floor>, passed: Lsn) -> Self {
+        let follows = Follows { id, seq, floor, is_strict: true };
+        Self { history: Some(follows), ..Self::of_all(shared, passed) }
     }
 
     /// The next durable record, read now; `None` when there is none yet. Blocks on disk reads.
@@ -273,7 +283,7 @@ impl Tail {
     /// The record after `passed` is truncated. That is fine where it was another history's.
     fn jump_truncated(&mut self) -> Result<(), LogError> {
         let first = self.shared.first();
-        let Some(follows) = &self.history else {
+        let Some(follows) = self.history.as_ref().filter(|follows| !follows.is_strict) else {
             return Err(LogError::ReplayTruncated { first, wanted: self.passed.next() });
         };
         let retained_after = self.shared.retained_after(follows.id).ok_or(LogError::UnknownHistory(follows.id))?;
@@ -301,25 +311,31 @@ impl Plan {
 impl Run {
     /// Checks and decodes one frame.
     fn frame(&self, place: Place) -> Result<Frame, LogError> {
-        let corrupt = |reason: String| LogError::Corrupt {
-            path: self.plan.segment.path.clone(),
-            offset: FileOffset(place.offset),
-            reason,
-        };
         let bytes = slice(&self.bytes, (place.offset - self.plan.offset) as usize, place.len as usize);
-        let Some(Ok(header)) = bytes.get(..HEADER_LEN).map(<[u8; HEADER_LEN]>::try_from) else {
-            return Err(corrupt("the file ends before this record".into()));
-        };
-        let header = match frame::decode(&header, self.plan.segment.salt) {
-            Ok(Decoded::Valid(header)) => header,
-            Ok(Decoded::Foreign) => return Err(corrupt("the frame header's checksum is wrong".into())),
-            Err(error @ LogError::UnknownRecordKind { .. }) => return Err(error),
-            Err(error) => return Err(corrupt(error.to_string())),
-        };
-        let Some(record) = header.record.filter(|_| header.lsn == place.lsn && header.frame_len == place.len) else {
-            return Err(corrupt(format!("another record than LSN {} stands here", place.lsn)));
-        };
-        let payload = frame::payload(&bytes, &record).map_err(|error| corrupt(error.to_string()))?;
-        Ok(Frame { lsn: place.lsn, skipped: header.skipped, header: record, payload })
+        decode_frame(&bytes, place.lsn, place.len, self.plan.segment.salt).map_err(|error| match error {
+            LogError::Invalid { reason } => {
+                LogError::Corrupt { path: self.plan.segment.path.clone(), offset: FileOffset(place.offset), reason }
+            }
+            error => error,
+        })
     }
+}
+
+/// Checks and decodes the frame of a record. [`LogError::Invalid`] says what is wrong with its bytes.
+pub(crate) fn decode_frame(bytes: &Bytes, lsn: Lsn, len: u32, salt: Salt) -> Result<Frame, LogError> {
+    let wrong = |reason: String| LogError::Invalid { reason };
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Err(wrong("the file ends before this record".into()));
+    };
+    let header = match frame::decode(header, salt) {
+        Ok(Decoded::Valid(header)) => header,
+        Ok(Decoded::Foreign) => return Err(wrong("the frame header's checksum is wrong".into())),
+        Err(error @ LogError::UnknownRecordKind { .. }) => return Err(error),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let Some(record) = header.record.filter(|_| header.lsn == lsn && header.frame_len == len) else {
+        return Err(wrong(format!("another record than LSN {lsn} stands here")));
+    };
+    let payload = frame::payload(bytes, &record).map_err(|error| wrong(error.to_string()))?;
+    Ok(Frame { lsn, skipped: header.skipped, header: record, payload })
 }

@@ -339,6 +339,7 @@ impl Writer {
         let shared = &self.shared;
         let next = Active::begin(&*shared.disk, &*shared.clock, &shared.config, self.last, shared.node)?;
         shared.segments.write().insert(next.open.first, next.segment.clone());
+        shared.rolled.notify_one();
         self.active = next;
         self.stated = self.last.last;
         Ok(())

@@ -219,12 +219,13 @@ async fn a_repair_replaces_the_position() {
     append_frame(&second, &frames[4]).await.unwrap();
     assert!(matches!(old_reader.try_next(), Err(LogError::Truncated { .. })), "must not read across the gap");
     for restarts in 0..3 {
-        let (second, recovery) = if restarts == 0 {
-            (second.clone(), None)
+        // The folder is there as long as its log.
+        let (second, recovery, _folder) = if restarts == 0 {
+            (second.clone(), None, None)
         } else {
             let copy = crate::support::copy_segments(second_dir.path());
             let (log, recovery) = open_history(copy.path());
-            (log, Some(recovery))
+            (log, Some(recovery), Some(copy))
         };
         if let Some(recovery) = recovery {
             assert_eq!(recovery.histories[0].end.position, frames[4].header.position());

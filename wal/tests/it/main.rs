@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod archive;
 mod damage;
 mod faults;
 mod golden;
