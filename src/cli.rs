@@ -1,10 +1,10 @@
-//! Command line: `tailrace init`, `serve`, `demo`.
+//! Command line: `tailrace init`, `serve`, `demo`, `wal`.
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Error, Result, config, demo, init, serve};
+use crate::{Error, Result, config, demo, init, serve, wal};
 
 /// A columnar store for time series whose write-ahead log is its change stream.
 #[derive(Debug, Parser)]
@@ -22,6 +22,11 @@ enum Command {
     Serve(ServeArgs),
     /// Plays the replication tutorial between two nodes in this process, and compares both sides.
     Demo(DemoArgs),
+    /// Reads a node's log as it lies on disk; safe beside a running node.
+    ///
+    /// Exit code 0: sound; 1: damaged; 2: could not be read, or was asked for wrongly.
+    #[command(subcommand)]
+    Wal(wal::Command),
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +68,9 @@ struct DemoArgs {
 /// Parses the command line, runs the command, and says how it went: 0, or 1, 2, 3 as [`Error::exit_code`] has it.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Wal(command) = &cli.command {
+        return wal::run(command);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,6 +92,8 @@ fn run(command: Command) -> Result<()> {
             serve::trace("info,datafusion=warn,quinn=warn,rustls=warn");
             block_on(serve::serve(settings))
         }
+        // Has exit codes of its own.
+        Command::Wal(_) => Ok(()),
         Command::Demo(DemoArgs { rows, serve }) => {
             serve::trace("warn");
             block_on(demo::demo(rows, serve))

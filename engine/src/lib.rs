@@ -80,6 +80,7 @@ pub use engine::{Engine, EngineSeams, MemoryStatus, ReplicationSwitches, StartRe
 pub use error::{EngineError, Result};
 pub use history::{EpochEntry, HistoryInfo};
 pub use ids::{ColumnId, Ordinal, SchemaVersion, TableId};
+pub use manifest::{DatabaseFacts, ManifestFacts};
 pub use operation::{CreateDatabase, CreateTable, Operation, SystemFact};
 pub use part::{decode_part, encode_part};
 pub use partition::{PartitionKey, PartitionScheme};

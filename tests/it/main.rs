@@ -12,3 +12,4 @@ mod offline;
 mod psql;
 mod replicate;
 mod stop_and_start;
+mod wal;

@@ -8,7 +8,7 @@ use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
 
 /// One change of the manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Edit {
     /// The memtable became datafiles.
     Flush(FlushEdit),
@@ -20,6 +20,7 @@ pub(crate) enum Edit {
 
 /// A flush. Histories that did not move are not in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FlushEdit {
     /// Everything up to here is in datafiles and in this manifest.
     pub(crate) flushed: Lsn,
@@ -32,6 +33,7 @@ pub(crate) struct FlushEdit {
 
 /// A history that moved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FlushedHistory {
     pub(crate) id: HistoryId,
     pub(crate) name: String,
@@ -52,6 +54,7 @@ pub(crate) struct FlushedHistory {
 
 /// A pin's marks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PinRecord {
     pub(crate) key: PinKey,
     pub(crate) acknowledged: Seq,

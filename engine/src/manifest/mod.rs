@@ -5,12 +5,18 @@
 //! Bodies are JSON; the directory's operation code tells them apart.
 
 mod edit;
+mod facts;
 mod state;
 
 pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, PinRecord};
+pub use facts::{DatabaseFacts, ManifestFacts};
 pub(crate) use state::{HistoryState, ManifestState, TableState};
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tailrace_wal::{
@@ -28,6 +34,8 @@ const NODE: NodeId = NodeId([0; 16]);
 /// Operation codes of parts.
 const EDIT: u16 = 1;
 const CHECKPOINT: u16 = 2;
+/// Version of the documents, in the schema version of their parts.
+const FORMAT_VERSION: u32 = 1;
 /// Body bytes per record, well below the largest frame.
 const PIECE_BYTES: usize = 4 << 20;
 /// Segments of the manifest's log.
@@ -59,13 +67,14 @@ impl Manifest {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, ManifestState)> {
         let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(dir.clone()) };
+        let named = dir.clone();
         let read = tokio::task::spawn_blocking(move || {
             let (log, recovery) = Log::open(config, NODE, Lsn::ZERO, disk, clock)?;
             let end = recovery.histories.first().map_or(
                 HistoryEnd { position: Position::start(HISTORY), commit_time: CommitTime::default() },
                 |history| history.end,
             );
-            let mut folding = Folding::default();
+            let mut folding = Folding::new(named);
             let mut tail = log.replay(Lsn(recovery.first.0.saturating_sub(1)))?;
             while let Some(frame) = tail.try_next()? {
                 folding.frame(frame)?;
@@ -181,13 +190,18 @@ pub(crate) fn surely_not_written(error: &EngineError) -> bool {
 }
 
 /// The fold of a manifest being read.
-#[derive(Default)]
 struct Folding {
+    /// The manifest's folder, for errors.
+    dir: PathBuf,
     inner: Option<Inner>,
     open: HashMap<(Epoch, TransactionNumber), Vec<Payload>>,
 }
 
 impl Folding {
+    fn new(dir: PathBuf) -> Self {
+        Self { dir, inner: None, open: HashMap::new() }
+    }
+
     fn frame(&mut self, frame: Frame) -> Result<()> {
         let key = (frame.header.epoch, frame.header.transaction);
         match frame.header.kind {
@@ -205,7 +219,11 @@ impl Folding {
                 if payloads.len() != frame.payload.directory.fragments.len() {
                     return Ok(());
                 }
-                let operation = frame.payload.directory.parts.first().map(|part| part.operation);
+                let Some(part) = frame.payload.directory.parts.first() else {
+                    return Err(damaged(&format!("record {}", frame.lsn), "it is neither edit nor checkpoint"));
+                };
+                let (operation, version) = (part.operation, part.schema_version);
+                check_version(&self.dir, version)?;
                 payloads.push(frame.payload);
                 let body: Vec<u8> = payloads.iter().flat_map(|payload| payload.part_bytes(0)).collect();
                 self.transaction(operation, &body, frame.lsn)
@@ -213,24 +231,33 @@ impl Folding {
         }
     }
 
-    fn transaction(&mut self, operation: Option<u16>, body: &[u8], lsn: Lsn) -> Result<()> {
+    fn transaction(&mut self, operation: u16, body: &[u8], lsn: Lsn) -> Result<()> {
         let wrong = |error: serde_json::Error| {
             damaged(&format!("record {lsn}"), &format!("{error}; if a newer version wrote it, start that version"))
         };
         match (operation, &mut self.inner) {
-            (Some(CHECKPOINT), _) => {
+            (CHECKPOINT, _) => {
                 let state = serde_json::from_slice(body).map_err(wrong)?;
                 self.inner = Some(Inner { state, edited_bytes: 0, checkpoint_bytes: body.len() as u64 });
             }
-            (Some(EDIT), Some(inner)) => {
+            (EDIT, Some(inner)) => {
                 inner.state.apply(serde_json::from_slice(body).map_err(wrong)?);
                 inner.edited_bytes += body.len() as u64;
             }
             // Before the retained checkpoint.
-            (Some(EDIT), None) => {}
+            (EDIT, None) => {}
             _ => return Err(damaged(&format!("record {lsn}"), "it is neither edit nor checkpoint")),
         }
         Ok(())
+    }
+}
+
+/// Refuses a document of another format.
+fn check_version(dir: &Path, found: u32) -> Result<()> {
+    match found {
+        FORMAT_VERSION => Ok(()),
+        0 => Err(LogError::PreReleaseFormat { path: dir.into() }.into()),
+        _ => Err(LogError::UnknownFormat { path: dir.into(), found, known: FORMAT_VERSION }.into()),
     }
 }
 
@@ -241,7 +268,7 @@ fn encode<T: serde::Serialize>(body: &T) -> Result<Bytes> {
 fn payload(operation: u16, piece: Bytes, fragments: Vec<PayloadHash>) -> Result<Payload, LogError> {
     let entry = PartEntry {
         table: 0,
-        schema_version: 0,
+        schema_version: FORMAT_VERSION,
         operation,
         first_ordinal: 0,
         rows: 0,

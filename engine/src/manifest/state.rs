@@ -10,6 +10,7 @@ use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
 
 /// A node's physical facts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ManifestState {
     /// This node.
     pub(crate) node: NodeId,
@@ -26,6 +27,7 @@ pub(crate) struct ManifestState {
 
 /// A history at its last flush.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct HistoryState {
     pub(crate) id: HistoryId,
     /// Name of its database.
@@ -47,6 +49,7 @@ pub(crate) struct HistoryState {
 
 /// A table with its datafiles.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TableState {
     pub(crate) table: Table,
     pub(crate) partitions: BTreeMap<PartitionKey, Vec<DatafileMeta>>,
