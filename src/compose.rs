@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tailrace_engine::{Engine, EngineConfig, EngineSeams, StartReport};
+use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport};
 use tailrace_replicator::{Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaGrant, TlsConfig};
 use tailrace_sql::{Instance, Server, SqlConfig};
 use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
@@ -138,6 +138,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
             pin_max_age: wal.pin_max_age.0,
             ..defaults.wal
         },
+        archive: wal.archive.as_ref().map(|url| ArchiveConfig { url: url.0.clone(), interval: wal.archive_interval.0 }),
         persistence: match wal.persistence {
             WalPersistence::Sync => Persistence::Sync,
             WalPersistence::Async => Persistence::Async,

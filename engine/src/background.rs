@@ -1,4 +1,4 @@
-//! Background work: flushes when they are due, idle transactions, pins, files that nothing names.
+//! Background work: flushes when they are due, idle transactions, pins, the archive, files that nothing names.
 
 use std::{
     sync::{Arc, Weak},
@@ -27,6 +27,9 @@ pub(crate) fn start(engine: &Arc<Engine>, garbage: GarbageReceiver) {
     };
     spawn(Box::pin(flush_when_due(Arc::downgrade(engine))));
     spawn(Box::pin(housekeeping(Arc::downgrade(engine))));
+    if let Some(archiver) = engine.archiver.clone() {
+        spawn(Box::pin(async move { archiver.run().await }));
+    }
     spawn(Box::pin(garbage::collect(garbage, engine.store.clone())));
 }
 

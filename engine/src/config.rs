@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use tailrace_wal::{LogConfig, Persistence};
 use url::Url;
 
+use crate::ArchiveConfig;
+
 /// Settings of one node's engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -14,6 +16,8 @@ pub struct EngineConfig {
     pub storage_url: Option<Url>,
     /// The log.
     pub wal: LogConfig,
+    /// Where sealed segments of the log are archived. Default: nowhere.
+    pub archive: Option<ArchiveConfig>,
     /// When a commit that does not say otherwise is acknowledged. Default sync.
     pub persistence: Persistence,
     /// Memtable size at which a flush starts; at twice this, writers wait. Default 256 MiB.
@@ -38,6 +42,7 @@ impl EngineConfig {
             wal: LogConfig::new(data_dir.join("wal")),
             data_dir,
             storage_url: None,
+            archive: None,
             persistence: Persistence::Sync,
             memtable_bytes: 256 << 20,
             cache_bytes: 1 << 30,

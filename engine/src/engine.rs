@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
-use tailrace_wal::{Clock, Disk, HistoryId, Log, Lsn, NodeId, Seq};
+use tailrace_wal::{Archive, ArchiveStatus, Archiver, Clock, Disk, HistoryId, Log, Lsn, NodeId, Seq};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,6 +46,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) node: NodeId,
     pub(crate) log: Log,
+    pub(crate) archiver: Option<Arc<Archiver>>,
     pub(crate) manifest: Manifest,
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The newest version of everything.
@@ -135,6 +136,17 @@ impl Engine {
     /// Its log, for feeds and figures. Only the engine appends.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The archive of the log, for readers, if there is one. What it knows is up to date once it has been read for the
+    /// first time.
+    pub fn archive(&self) -> Option<&Archive> {
+        self.archiver.as_ref().map(|archiver| archiver.archive())
+    }
+
+    /// How archiving goes, if the log is archived. Blocks on the log's disk for a moment.
+    pub fn archive_status(&self) -> Option<ArchiveStatus> {
+        self.archiver.as_ref().map(|archiver| archiver.status())
     }
 
     /// The store of the datafiles, for readers.
@@ -343,6 +355,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) node: NodeId,
     pub(crate) log: Log,
+    pub(crate) archiver: Option<Arc<Archiver>>,
     pub(crate) manifest: Manifest,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) system: System,
@@ -352,7 +365,7 @@ pub(crate) struct Parts {
 
 impl Engine {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts { config, clock, node, log, manifest, store, system, garbage, flushed } = parts;
+        let Parts { config, clock, node, log, archiver, manifest, store, system, garbage, flushed } = parts;
         Self {
             memtable: Memtable::new(config.memtable_bytes),
             cache: DatafileCache::new(config.cache_bytes),
@@ -360,6 +373,7 @@ impl Engine {
             clock,
             node,
             log,
+            archiver,
             manifest,
             store,
             versions: ArcSwap::default(),

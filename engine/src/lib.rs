@@ -33,6 +33,7 @@
 
 mod admission;
 mod apply;
+mod archive;
 mod background;
 mod cache;
 mod chunk;
@@ -70,6 +71,7 @@ mod transaction;
 pub mod types;
 mod version;
 
+pub use archive::{ArchiveConfig, open_archive};
 pub use chunk::{Chunk, IdentityRun};
 pub use config::EngineConfig;
 pub use datafile::{

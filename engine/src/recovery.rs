@@ -32,6 +32,14 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     if recovery.last < state.flushed {
         return Err(LogError::EndsBefore { end: recovery.last, wanted: state.flushed }.into());
     }
+    // Before anything is truncated.
+    let archiver = match config.archive.clone() {
+        Some(archive) => {
+            let (log, node) = (log.clone(), state.node);
+            Some(Arc::new(blocking(move || crate::archive::claim(&archive, &log, node)).await?))
+        }
+        None => None,
+    };
     let (garbage, garbage_receiver) = Garbage::new();
     let system = restore_system(&state);
     let engine = Arc::new(Engine::assemble(Parts {
@@ -39,6 +47,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
         clock,
         node: state.node,
         log,
+        archiver,
         manifest,
         store,
         system,

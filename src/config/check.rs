@@ -30,6 +30,7 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
     let spans = [
         ("wal.sync_interval", wal.sync_interval),
         ("wal.pin_max_age", wal.pin_max_age),
+        ("wal.archive_interval", wal.archive_interval),
         ("engine.flush_age", settings.engine.flush_age),
         ("engine.transaction_max_age", settings.engine.transaction_max_age),
     ];

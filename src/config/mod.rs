@@ -1,6 +1,7 @@
 //! Settings of a node: the file, then the environment (`TAILRACE_` + path, `__` between levels), then flags.
 
 mod address;
+mod archive_url;
 mod check;
 mod explain;
 mod listing;
@@ -17,6 +18,7 @@ use figment::{
 };
 
 pub use address::ListenAddress;
+pub use archive_url::ArchiveUrl;
 pub(crate) use check::{is_name, name_message};
 pub use listing::listing;
 pub use quantity::{Size, Span};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{ListenAddress, Size, Span, StorageUrl};
+use super::{ArchiveUrl, ListenAddress, Size, Span, StorageUrl};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -110,9 +110,14 @@ pub struct WalSettings {
     pub pin_max_bytes: Size,
     /// Longest time that a replica may stand still while the log grows. Default 7 days.
     pub pin_max_age: Span,
-    /// Not supported yet.
-    #[serde(skip_serializing)]
-    pub archive: Option<NotYet>,
+    /// Where sealed segments are archived, `file:///…` or `s3://bucket/prefix`: a copy of every transaction away from
+    /// this node's disk. For S3, endpoint and credentials come from the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`). What is not archived is kept within the budgets above. Default:
+    /// none.
+    pub archive: Option<ArchiveUrl>,
+    /// Longest time that a record waits for its segment to fill up before it is archived. Shorter: less is lost with
+    /// the node; more and smaller objects. Default 5 minutes.
+    pub archive_interval: Span,
 }
 
 /// `wal.persistence`
@@ -247,6 +252,7 @@ impl Default for WalSettings {
             pin_max_bytes: Size(log.pin_max_bytes),
             pin_max_age: Span(log.pin_max_age),
             archive: None,
+            archive_interval: Span(tailrace_wal::ArchiverConfig::default().interval),
         }
     }
 }

@@ -80,7 +80,16 @@ impl Site {
         let mut flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         flags.push("listen.pgwire=127.0.0.1:0".to_owned());
         flags.push(format!("files.allow=[{:?}]", self.path("import").display().to_string()));
-        Node { name: name.to_owned(), dir, flags, file_limit: None, process: None, pgwire: None, replication: None }
+        Node {
+            name: name.to_owned(),
+            dir,
+            flags,
+            environment: Vec::new(),
+            file_limit: None,
+            process: None,
+            pgwire: None,
+            replication: None,
+        }
     }
 
     /// A CSV file of ticks `ids` without a header, for COPY.
@@ -97,6 +106,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
     pub(crate) flags: Vec<String>,
+    /// Environment variables of the process.
+    pub(crate) environment: Vec<(String, String)>,
     /// Largest file that the process may write, bytes.
     file_limit: Option<u64>,
     process: Option<Child>,
@@ -141,7 +152,7 @@ impl Node {
             command.arg("--set").arg(flag);
         }
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("stderr.log")).unwrap();
-        command.stderr(log).stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned()).stderr(log).stdin(Stdio::null());
         command
     }
 

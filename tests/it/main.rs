@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod archive;
 mod binary;
 mod crash;
 mod demo;

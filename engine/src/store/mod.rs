@@ -42,7 +42,12 @@ pub fn open_store(url: Option<&Url>, data_dir: &Path) -> Result<Arc<dyn ObjectSt
             return Err(EngineError::Unsupported(format!("storage.url with scheme {scheme:?} (file:/// is)")));
         }
     };
-    Ok(Arc::new(DurableStore::open(&root, Arc::new(SystemDurability))?))
+    open_folder(&root)
+}
+
+/// Opens or creates a durable store in a folder. See [`open_store`].
+pub(crate) fn open_folder(root: &Path) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(DurableStore::open(root, Arc::new(SystemDurability))?))
 }
 
 /// A folder of immutable files.

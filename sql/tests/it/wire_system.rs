@@ -4,7 +4,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 13] = [
+    "archive",
+    "archive_gaps",
     "databases",
     "datafiles",
     "disk",

@@ -1,5 +1,7 @@
 //! The tables of schema `system`, one file each.
 
+mod archive;
+mod archive_gaps;
 mod databases;
 mod datafiles;
 mod disk;
@@ -27,6 +29,8 @@ pub(super) struct SystemTable {
 
 /// All of them.
 pub(super) const ALL: &[SystemTable] = &[
+    archive::TABLE,
+    archive_gaps::TABLE,
     databases::TABLE,
     datafiles::TABLE,
     disk::TABLE,
