@@ -258,6 +258,10 @@ impl Served {
                 PublisherAction::Trouble { history, state, reason } => {
                     self.shared.replicas.set_trouble(&self.replica, history, Some((state, reason)));
                 }
+                PublisherAction::Done { history } => {
+                    self.pins.remove(&history);
+                    self.shared.replicas.done(&self.shared.engine, &self.replica, history);
+                }
                 PublisherAction::StartRepair { feed, history } => self.start_repair(feed, history),
                 PublisherAction::Fetch { feed, datafile, offset, length } => match self.repairs.get(&feed) {
                     Some((repair, Some(source))) => {
@@ -306,8 +310,9 @@ impl Served {
             pin.advance(durable, applied, restart);
         }
         let ended = self.shared.engine.history(history).is_some_and(|info| info.ended && info.position.seq <= durable);
-        if ended && let Some(pin) = self.pins.remove(&history) {
-            pin.release();
+        if ended {
+            self.pins.remove(&history);
+            self.shared.replicas.done(&self.shared.engine, &self.replica, history);
         }
     }
 

@@ -97,6 +97,12 @@ impl Replicas {
         }
     }
 
+    /// A replica has, or is about to drop, all of a history that ended: nothing is held or shown for it any more.
+    pub(crate) fn done(&self, engine: &Engine, name: &str, history: HistoryId) {
+        self.marks.lock().remove(&(name.to_owned(), history));
+        engine.log().forget_pin(&pin_key(name, history));
+    }
+
     /// Histories that replicas have pinned or tried.
     pub(crate) fn histories(&self, engine: &Engine) -> BTreeSet<HistoryId> {
         let pins = engine.log().pins();
@@ -148,7 +154,8 @@ fn row(
     pin: Option<&PinStatus>,
     mark: Option<&Mark>,
 ) -> Option<ReplicaFeedStatus> {
-    let info = engine.history(*history)?;
+    // What ended and is held for nobody is over, even where a last pull came after it.
+    let info = engine.history(*history).filter(|info| pin.is_some() || !info.ended)?;
     let acknowledged = pin.map_or(Seq::ZERO, |pin| pin.acknowledged);
     let lag_tasks = info.position.seq.0.saturating_sub(acknowledged.0);
     let lost = match pin.map(|pin| &pin.state) {

@@ -1,7 +1,7 @@
 //! The primary's end of a session with one replica.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -48,6 +48,8 @@ pub(crate) enum PublisherAction {
     Acknowledge { history: HistoryId, durable: Seq, applied: Seq, restart: Seq },
     /// The replica was told that it cannot go on from where it is.
     Trouble { history: HistoryId, state: ReplicationState, reason: String },
+    /// The replica was told to drop what it has of a history that ended: nothing is held for it.
+    Done { history: HistoryId },
     /// Hold a database and send its manifest.
     StartRepair { feed: FeedNumber, history: HistoryId },
     /// Send part of a datafile.
@@ -101,6 +103,8 @@ pub(crate) struct PublisherSession {
     feeds: BTreeMap<FeedNumber, Feed>,
     repairs: BTreeMap<FeedNumber, Repair>,
     offered: Option<(bool, Vec<Offer>)>,
+    /// Histories that the replica has and was told to be off: when one of them ends it has to hear of that.
+    told_off: BTreeSet<HistoryId>,
     progress: HashMap<HistoryId, Seq>,
     progress_sent: Duration,
     progress_due: bool,
@@ -137,6 +141,7 @@ impl PublisherSession {
             feeds: BTreeMap::new(),
             repairs: BTreeMap::new(),
             offered: None,
+            told_off: BTreeSet::new(),
             progress: HashMap::new(),
             progress_sent: Duration::ZERO,
             progress_due: false,
@@ -228,6 +233,10 @@ impl PublisherSession {
         if self.phase != Phase::Serving {
             return;
         }
+        offers.extend(self.told_off.iter().filter_map(|&history| {
+            let view = catalog.history(history).filter(|view| view.on && view.ended)?;
+            Some(Offer { name: view.name, history, position: view.end })
+        }));
         offers.retain(|offer| self.is_granted(&offer.name));
         let ended_here: Vec<FeedNumber> = self
             .feeds
@@ -433,7 +442,10 @@ impl PublisherSession {
                 self.actions.push_back(PublisherAction::Trouble { history, state, reason: reason.clone() });
                 self.send(PrimaryMessage::Lost { feed, retained_after, reason });
             }
-            Decision::Dropped => self.send(PrimaryMessage::Dropped { feed, end: view.end }),
+            Decision::Dropped => {
+                self.actions.push_back(PublisherAction::Done { history });
+                self.send(PrimaryMessage::Dropped { feed, end: view.end });
+            }
         }
         Ok(())
     }
@@ -454,11 +466,13 @@ impl PublisherSession {
             return None;
         }
         if !view.on {
+            self.told_off.insert(history);
             let enabled = self.offered.as_ref().is_none_or(|(enabled, _)| *enabled);
             let reason = off_reason(enabled);
             self.send(PrimaryMessage::FeedClosed { feed, cause: CloseCause::Off, reason });
             return None;
         }
+        self.told_off.remove(&history);
         Some(view)
     }
 
@@ -527,6 +541,9 @@ impl PublisherSession {
 
     fn end_feed(&mut self, feed: FeedNumber, cause: CloseCause, reason: &str) {
         if let Some(open) = self.feeds.remove(&feed) {
+            if cause == CloseCause::Off {
+                self.told_off.insert(open.history);
+            }
             self.actions.push_back(PublisherAction::StopFeed { feed, history: open.history });
             self.send(PrimaryMessage::FeedClosed { feed, cause, reason: reason.to_owned() });
         }

@@ -189,7 +189,33 @@ async fn dropped_and_created_anew_while_away() {
         assert_eq!(replica.rows("market", "bars"), Some(7), "truncated: {truncated}");
         reaches(&follower, "market", ReplicationState::Enabled).await;
         assert_eq!(follower.status().databases.len(), 1);
+        eventually("nothing left of the former database", || (publisher.feeds().len() == 1).then_some(())).await;
+        primary.engine.drop_database("market").await.unwrap();
+        eventually("nothing left of the database", || publisher.feeds().is_empty().then_some(())).await;
+        assert!(primary.engine.log().pins().is_empty());
         follower.shutdown().await;
         publisher.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_while_its_replication_is_off() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    primary.insert("market", "bars", 0..100).await;
+    replica.catches_up(&primary, "market").await;
+    primary.engine.set_database_replication("market", false).await.unwrap();
+    reaches(&follower, "market", ReplicationState::Disabled).await;
+    primary.engine.drop_database("market").await.unwrap();
+    eventually("the copy to be dropped", || replica.position("market").is_none().then_some(())).await;
+    primary.market("market").await;
+    primary.insert("market", "bars", 0..7).await;
+    replica.catches_up(&primary, "market").await;
+    assert_eq!(replica.rows("market", "bars"), Some(7));
+    eventually("nothing left of the former database", || (publisher.feeds().len() == 1).then_some(())).await;
+    follower.shutdown().await;
+    publisher.shutdown().await;
 }
