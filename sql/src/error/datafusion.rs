@@ -3,6 +3,7 @@
 use datafusion::{
     common::{Column, SchemaError, TableReference},
     error::DataFusionError,
+    parquet::errors::ParquetError,
 };
 use tailrace_engine::EngineError;
 
@@ -33,7 +34,7 @@ impl From<DataFusionError> for SqlError {
     fn from(error: DataFusionError) -> Self {
         match error {
             DataFusionError::ArrowError(error, _) => (*error).into(),
-            DataFusionError::ParquetError(error) => Self::new("XX001", format!("a datafile cannot be read: {error}")),
+            DataFusionError::ParquetError(error) => parquet_error(&error),
             DataFusionError::ObjectStore(error) => Self::new("58030", error.to_string()),
             DataFusionError::IoError(error) => Self::new("58030", error.to_string()),
             DataFusionError::SQL(error, _) => syntax_error(&error, ""),
@@ -59,6 +60,21 @@ impl From<DataFusionError> for SqlError {
     }
 }
 
+/// A disk that does not answer is no damage; a file that is not there, or is not what was written, is.
+fn parquet_error(error: &ParquetError) -> SqlError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut is_disk = false;
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<object_store::Error>() {
+            is_disk = !matches!(error, object_store::Error::NotFound { .. });
+            break;
+        }
+        is_disk |= error.is::<std::io::Error>();
+        cause = error.source();
+    }
+    SqlError::new(if is_disk { "58030" } else { "XX001" }, format!("a datafile cannot be read: {error}"))
+}
+
 fn external(error: Box<dyn std::error::Error + Send + Sync>) -> SqlError {
     match error.downcast::<SqlError>() {
         Ok(error) => *error,
@@ -82,6 +98,7 @@ fn shared(error: &DataFusionError) -> SqlError {
             None => SqlError::new("XX000", error.to_string()),
         },
         DataFusionError::ResourcesExhausted(text) => DataFusionError::ResourcesExhausted(text.clone()).into(),
+        DataFusionError::ParquetError(error) => parquet_error(error),
         DataFusionError::Execution(text) => SqlError::new("22000", text.clone()),
         DataFusionError::Plan(text) => plan_error(text),
         other => SqlError::new("XX000", other.strip_backtrace()),
@@ -174,6 +191,24 @@ mod tests {
         assert_eq!(SqlError::from(wrapped), own);
         let shared = DataFusionError::Shared(std::sync::Arc::new(DataFusionError::External(Box::new(own.clone()))));
         assert_eq!(SqlError::from(shared), own);
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_a_damaged_datafile() {
+        let source = |kind: std::io::ErrorKind| Box::new(std::io::Error::from(kind));
+        let failed = object_store::Error::Generic { store: "file", source: source(std::io::ErrorKind::Other) };
+        let missing = object_store::Error::NotFound {
+            path: "market/bars/1.parquet".to_owned(),
+            source: source(std::io::ErrorKind::NotFound),
+        };
+        let damaged = ParquetError::General("invalid footer".to_owned());
+        for (error, state) in [
+            (ParquetError::External(Box::new(failed)), "58030"),
+            (ParquetError::External(Box::new(missing)), "XX001"),
+            (damaged, "XX001"),
+        ] {
+            assert_eq!(SqlError::from(DataFusionError::ParquetError(Box::new(error))).sqlstate, state);
+        }
     }
 
     #[test]

@@ -34,8 +34,7 @@ impl From<EngineError> for SqlError {
             EngineError::TransactionAborted(_) => Self::new("25P03", text),
             EngineError::DatabaseStopped { .. } => Self::new("55000", text),
             EngineError::Forked(_) => Self::new("XX001", text),
-            EngineError::Indeterminate { .. } => Self::new("40003", text)
-                .hint("restart the node, then look whether the rows are there before you write them again"),
+            EngineError::Indeterminate { .. } => unknown_outcome(text),
             EngineError::Log(log) => log.into(),
             EngineError::Storage { .. } => Self::new("58030", text),
             EngineError::Closed => Self::new("57P01", text),
@@ -48,12 +47,32 @@ impl From<LogError> for SqlError {
     fn from(error: LogError) -> Self {
         let state = match &error {
             LogError::Full { .. } => "53100",
-            LogError::Poisoned { .. } => "58030",
+            // The record may have been on its way to the disk when the log stopped.
+            LogError::Poisoned { .. } => return unknown_outcome(error.to_string()),
             LogError::Corrupt { .. } => "XX001",
             LogError::Closed => "57P01",
             LogError::Io { .. } | LogError::Locked { .. } => "58030",
             _ => "XX000",
         };
         Self::new(state, error.to_string())
+    }
+}
+
+/// `40003`: whether it happened is decided by the next start.
+fn unknown_outcome(text: String) -> SqlError {
+    SqlError::new("40003", text)
+        .hint("restart the node, then look whether the rows are there before you write them again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_met_a_stopped_log_is_not_called_refused() {
+        let stopped = LogError::Poisoned { reason: "fdatasync: Input/output error".into() };
+        let error = SqlError::from(EngineError::Log(stopped));
+        assert_eq!(error.sqlstate, "40003");
+        assert!(error.hint.unwrap().contains("before you write them again"));
     }
 }
