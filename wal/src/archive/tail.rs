@@ -326,7 +326,7 @@ impl Archive {
             let after_start = || held().filter(move |held| held.last > start);
             let boundary = floor.map(|floor| floor.seq).or_else(|| after_start().next().map(|held| held.after));
             let Some(boundary) = boundary else { continue };
-            let end = after_start().last().map_or(boundary, |held| held.upto);
+            let end = after_start().next_back().map_or(boundary, |held| held.upto);
             // Commits whose fragments lie before the start cannot be read as a whole.
             let in_log = log.map(|_| in_log.iter()).into_iter().flatten();
             let spanning = after_start().flat_map(|held| held.spanning.iter()).chain(in_log);
