@@ -19,6 +19,8 @@ pub(super) struct HistoryCheck {
     bytes: u64,
     first_seq: Option<Seq>,
     last: Option<HistoryHeader>,
+    /// The next commit need not come after `last`.
+    is_interrupted: bool,
     restart_seq: Seq,
     epochs: u64,
     breaks: u64,
@@ -46,7 +48,7 @@ impl HistoryCheck {
             }
             self.breaks += 1;
             self.fragments.clear();
-            self.last = None;
+            self.is_interrupted = true;
         }
         self.fragments(header, payload)?;
         if header.kind == RecordKind::Commit {
@@ -68,11 +70,11 @@ impl HistoryCheck {
     pub(super) fn interrupt(&mut self) {
         self.fold = HistoryFold::default();
         self.fragments.clear();
-        self.last = None;
+        self.is_interrupted = true;
     }
 
     fn commit(&mut self, header: &HistoryHeader) -> Result<(), String> {
-        if let Some(last) = &self.last {
+        if let Some(last) = self.last.as_ref().filter(|_| !self.is_interrupted) {
             if header.commit_time <= last.commit_time {
                 return Err(format!(
                     "seq {} has commit time {}, seq {} before it {}",
@@ -88,6 +90,7 @@ impl HistoryCheck {
         }
         self.first_seq.get_or_insert(header.seq);
         self.last = Some(*header);
+        self.is_interrupted = false;
         Ok(())
     }
 

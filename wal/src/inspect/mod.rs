@@ -109,6 +109,10 @@ impl Inspector {
                     *report
                 }
                 Next::Segment(segment) => {
+                    if segment.follows.is_none() {
+                        // The first, or the first after some that were truncated meanwhile.
+                        histories.values_mut().for_each(HistoryCheck::interrupt);
+                    }
                     let reader = SegmentReader::new(&self.config, &segment, self.floor, &self.replaced, &mut histories);
                     match reader.read(visitor)? {
                         ControlFlow::Continue(read) => folder.read(read),
@@ -126,3 +130,6 @@ impl Inspector {
         Ok(histories.into_iter().map(|(id, check)| check.report(id)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,13 @@
 //! | `clock` | time and random numbers |
 //! | `stepper` | the log's writer, batch by batch |
 //! | `planted` | bugs |
+//! | `fuzz` | readers of hostile bytes, for fuzz targets |
 
 mod clock;
 mod content;
 mod disk;
 mod fault;
+pub mod fuzz;
 mod names;
 mod planted;
 mod stepper;

@@ -4,6 +4,7 @@
 
 mod append;
 mod archive;
+mod corpus;
 mod damage;
 mod faults;
 mod golden;
