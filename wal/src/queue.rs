@@ -1,11 +1,21 @@
 //! What waits for the writer, bounded in bytes.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-use crate::{LogError, Lsn, Payload, Persistence, Record, VerbatimRecord, Written, frame::HEADER_LEN};
+use crate::{Clock, LogError, Lsn, Payload, Persistence, Record, VerbatimRecord, Written, frame::HEADER_LEN};
+
+/// A look takes about a microsecond.
+const GATHER_LOOKS_MAX: u32 = 10_000;
 
 /// A record and those who wait for it.
 #[derive(Debug)]
@@ -44,6 +54,8 @@ pub(crate) enum Woken {
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
+    /// How many items wait, to be looked at without the lock.
+    len: AtomicUsize,
     filled: Condvar,
     emptied: Arc<Notify>,
     bytes_max: u64,
@@ -100,7 +112,13 @@ impl Item {
 
 impl Queue {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { state: Mutex::default(), filled: Condvar::new(), emptied: Arc::default(), bytes_max }
+        Self {
+            state: Mutex::default(),
+            len: AtomicUsize::new(0),
+            filled: Condvar::new(),
+            emptied: Arc::default(),
+            bytes_max,
+        }
     }
 
     /// Queues a record as soon as the budget allows. A record larger than the budget waits for an empty queue.
@@ -135,11 +153,28 @@ impl Queue {
         }
         state.bytes += bytes;
         state.items.push_back(item);
+        self.len.store(state.items.len(), Ordering::Relaxed);
         if std::mem::take(&mut state.is_waiting) {
             drop(state);
             self.filled.notify_one();
         }
         Ok(None)
+    }
+
+    /// Gives `company` items at most `patience` to be there, without sleeping: waking up takes longer than they do.
+    /// The writer's, before it takes.
+    pub(crate) fn gather(&self, company: usize, patience: Duration, clock: &dyn Clock) {
+        if company < 2 {
+            return;
+        }
+        let start = clock.monotonic();
+        // The number of looks bounds it where the clock stands still.
+        for _ in 0..GATHER_LOOKS_MAX {
+            if self.len() >= company || clock.monotonic().saturating_sub(start) >= patience {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Takes all that waits; the writer's. Waits at most `timeout`, or for ever.
@@ -158,6 +193,7 @@ impl Queue {
             }
         }
         state.is_waiting = false;
+        self.len.store(0, Ordering::Relaxed);
         let items = std::mem::take(&mut state.items);
         let was_full = std::mem::take(&mut state.bytes) > 0;
         drop(state);
@@ -165,6 +201,11 @@ impl Queue {
             self.emptied.notify_waiters();
         }
         Woken::Items(items)
+    }
+
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Takes nothing any more and fails what waits.

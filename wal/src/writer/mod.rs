@@ -33,6 +33,9 @@ const UNIT_BYTES_MAX: u64 = 16 << 20;
 /// producers prepare what comes next, and the commit of a bulk load waits for its last bytes only.
 const EAGER_SYNC_BYTES: u64 = 8 << 20;
 
+/// Most that counts of a sync's time where the writer waits for company: half of it is given to those who come back.
+const GATHER_MAX: Duration = Duration::from_micros(200);
+
 /// The writer's own state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -45,6 +48,12 @@ pub(crate) struct Writer {
     unsynced: Vec<Unsynced>,
     /// Monotonic time of the oldest write that is not synced.
     unsynced_since: Option<Duration>,
+    /// Of the unsynced: those who asked for a sync.
+    syncing: usize,
+    /// How many are likely to come now: those who waited for the last sync, and what came meanwhile.
+    company: usize,
+    /// How long that sync took, at most [`GATHER_MAX`].
+    sync_time: Duration,
 }
 
 /// Whether the thread goes on.
@@ -58,12 +67,24 @@ impl Writer {
     /// A writer that goes on in `active`, behind `last`; everything up to there is durable.
     pub(crate) fn new(shared: Arc<Shared>, active: Active, last: Predecessor) -> Self {
         let stated = active.segment.header.predecessor.last;
-        Self { shared, active, last, stated, unsynced: Vec::new(), unsynced_since: None }
+        Self {
+            shared,
+            active,
+            last,
+            stated,
+            unsynced: Vec::new(),
+            unsynced_since: None,
+            syncing: 0,
+            company: 0,
+            sync_time: Duration::ZERO,
+        }
     }
 
     /// The thread's body.
     pub(crate) fn run(mut self) {
         loop {
+            let company = std::mem::take(&mut self.company);
+            self.shared.queue.gather(company, self.sync_time / 2, &*self.shared.clock);
             let woken = self.shared.queue.take(self.patience());
             if !self.turn(woken) {
                 return;
@@ -249,7 +270,7 @@ impl Writer {
         marks.appended_bytes.fetch_add(len, Ordering::Relaxed);
         self.unsynced_since.get_or_insert_with(|| self.shared.clock.monotonic());
         self.stated = marks.durable();
-        let (checksum, is_sync) = {
+        let (checksum, syncing) = {
             let mut histories = self.shared.histories.lock();
             let (segment, open) = (&self.active.segment, &self.active.open);
             unit.publish(offset, &mut histories, segment, open, &mut self.unsynced, |last| {
@@ -258,16 +279,18 @@ impl Writer {
             })
         };
         self.last.checksum = checksum;
+        self.syncing += syncing;
         if planted!(self.shared.config, AcksBeforeSync) {
             self.acknowledge();
         }
-        Ok(is_sync)
+        Ok(syncing > 0)
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
         if self.unsynced_since.is_none() {
             return Ok(());
         }
+        let start = self.shared.clock.monotonic();
         if planted!(self.shared.config, SkipsSync) {
             self.synced();
             return Ok(());
@@ -283,6 +306,7 @@ impl Writer {
             }
             result => result?,
         }
+        self.sync_time = self.shared.clock.monotonic().saturating_sub(start).min(GATHER_MAX);
         self.synced();
         Ok(())
     }
@@ -298,6 +322,10 @@ impl Writer {
     }
 
     fn acknowledge(&mut self) {
+        self.company = match std::mem::take(&mut self.syncing) {
+            0 | 1 => 0,
+            waited => waited + self.shared.queue.len(),
+        };
         for Unsynced { written, durable } in self.unsynced.drain(..) {
             let _ = durable.send(Ok(written));
         }

@@ -144,7 +144,7 @@ impl Unit {
     }
 
     /// The records are written, the first at `offset`: readers find them, histories move on, waiters are told.
-    /// Returns the last frame's checksum and whether any waiter wants a sync now.
+    /// Returns the last frame's checksum and how many waiters want a sync now.
     pub(crate) fn publish(
         self,
         mut offset: u64,
@@ -153,7 +153,7 @@ impl Unit {
         open: &OpenSegment,
         unsynced: &mut Vec<Unsynced>,
         before_telling: impl FnOnce(Lsn),
-    ) -> (FrameChecksum, bool) {
+    ) -> (FrameChecksum, usize) {
         let last_lsn = self.records.last().map_or(Lsn::ZERO, |placed| placed.lsn);
         {
             let mut records = open.records.write();
@@ -185,7 +185,7 @@ impl Unit {
             }
         }
         before_telling(last_lsn);
-        let mut is_sync = false;
+        let mut syncing = 0;
         for placed in self.records {
             let Waiter { written: on_written, durable, persistence } = placed.waiter;
             let header = placed.header;
@@ -195,12 +195,12 @@ impl Unit {
                 restart_seq: header.restart_seq,
                 commit_time: header.commit_time,
             };
-            is_sync |= persistence == Persistence::Sync;
+            syncing += usize::from(persistence == Persistence::Sync);
             // Waiters may have gone, which is their right.
             let _ = on_written.send(Ok(written));
             unsynced.push(Unsynced { written, durable });
         }
-        (self.headers.last().map_or(FrameChecksum::default(), frame::checksum_of), is_sync)
+        (self.headers.last().map_or(FrameChecksum::default(), frame::checksum_of), syncing)
     }
 }
 
