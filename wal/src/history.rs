@@ -1,7 +1,7 @@
 //! What the writer knows of each history, and the fold of records into it. The same fold runs over records as they
 //! are written and as recovery finds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::{
     Clock, CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position,
@@ -117,8 +117,8 @@ impl HistoryFold {
 
 impl HistorySummary {
     /// Adds a record that a fold has just taken; [`HistorySummary::set_open`] follows after the last.
-    pub(crate) fn take(slot: &mut Option<Self>, folded: &Folded, header: &HistoryHeader, lsn: Lsn) {
-        let summary = slot.get_or_insert_with(|| Self {
+    pub(crate) fn take(slot: Entry<'_, HistoryId, Self>, folded: &Folded, header: &HistoryHeader, lsn: Lsn) {
+        let summary = slot.or_insert_with(|| Self {
             boundary: folded.before,
             first: lsn,
             last: lsn,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
     shared::Shared,
 };
 
-/// Most bytes read ahead with one call.
-const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// Most bytes read ahead with one call: checked while they are still in the processor's cache.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Reads below this are done in place: a follower reads what was just written, which is in memory.
 const INLINE_READ_BYTES: u64 = 256 << 10;
@@ -38,6 +38,8 @@ pub struct Tail {
     segment: Option<Arc<OpenSegment>>,
     /// What was read ahead.
     run: Option<Run>,
+    /// Memory of an earlier run that nobody holds any more: fresh memory costs more than reading into it.
+    spare: BytesMut,
 }
 
 /// The one history that a reader follows.
@@ -72,7 +74,9 @@ struct Place {
 #[derive(Debug)]
 struct Run {
     plan: Plan,
-    bytes: Bytes,
+    /// The plan's bytes, from `start` on.
+    buffer: Bytes,
+    start: usize,
     next: usize,
 }
 
@@ -81,7 +85,16 @@ impl Tail {
     pub(crate) fn of_all(shared: Arc<Shared>, passed: Lsn) -> Self {
         let durable = shared.marks.watch();
         let read_ahead_bytes = READ_AHEAD_BYTES;
-        Self { shared, history: None, passed, read_ahead_bytes, durable, segment: None, run: None }
+        Self {
+            shared,
+            history: None,
+            passed,
+            read_ahead_bytes,
+            durable,
+            segment: None,
+            run: None,
+            spare: BytesMut::new(),
+        }
     }
 
     /// Reads the record after `passed` and nothing ahead.
@@ -111,7 +124,7 @@ impl Tail {
             return Ok(Some(frame));
         }
         let Some(plan) = self.plan()? else { return Ok(None) };
-        self.run = Some(plan.read()?);
+        self.run = Some(plan.read(std::mem::take(&mut self.spare))?);
         self.next_of_run()
     }
 
@@ -126,12 +139,13 @@ impl Tail {
             }
             if let Some(plan) = self.plan()? {
                 let runtime = tokio::runtime::Handle::try_current();
+                let spare = std::mem::take(&mut self.spare);
                 let run = match runtime {
                     Ok(runtime) if plan.len > INLINE_READ_BYTES => {
-                        let read = runtime.spawn_blocking(move || plan.read()).await;
+                        let read = runtime.spawn_blocking(move || plan.read(spare)).await;
                         read.map_err(|_| LogError::Closed)??
                     }
-                    _ => plan.read()?,
+                    _ => plan.read(spare)?,
                 };
                 self.run = Some(run);
                 continue;
@@ -157,7 +171,8 @@ impl Tail {
     fn next_of_run(&mut self) -> Result<Option<Frame>, LogError> {
         let Some(run) = &mut self.run else { return Ok(None) };
         let Some(place) = run.plan.frames.get(run.next).copied() else {
-            self.run = None;
+            let done = self.run.take().map(|run| run.buffer);
+            self.spare = done.and_then(|buffer| buffer.try_into_mut().ok()).unwrap_or_default();
             return Ok(None);
         };
         match run.frame(place) {
@@ -296,22 +311,26 @@ impl Tail {
 }
 
 impl Plan {
-    /// Reads it. The buffer starts at a multiple of 64 in memory, as frames do in the file, so that parts are
-    /// aligned.
-    fn read(self) -> Result<Run, LogError> {
+    /// Reads it, into `spare` where that is large enough. The bytes start at a multiple of 64 in memory, as frames do
+    /// in the file, so that parts are aligned.
+    fn read(self, mut spare: BytesMut) -> Result<Run, LogError> {
         let len = self.len as usize;
-        let mut buffer = vec![0_u8; len + PART_ALIGNMENT];
-        let shift = buffer.as_ptr().align_offset(PART_ALIGNMENT).min(PART_ALIGNMENT);
-        let count = read_full(&self.segment.path, &*self.segment.file, &mut buffer[shift..shift + len], self.offset)?;
-        let bytes = Bytes::from(buffer).slice(shift..shift + count);
-        Ok(Run { plan: self, bytes, next: 0 })
+        if spare.len() < len + PART_ALIGNMENT {
+            spare = BytesMut::zeroed(len + PART_ALIGNMENT);
+        }
+        let start = spare.as_ptr().align_offset(PART_ALIGNMENT).min(PART_ALIGNMENT);
+        let count = read_full(&self.segment.path, &*self.segment.file, &mut spare[start..start + len], self.offset)?;
+        if count < len {
+            spare.truncate(start + count);
+        }
+        Ok(Run { plan: self, buffer: spare.freeze(), start, next: 0 })
     }
 }
 
 impl Run {
     /// Checks and decodes one frame.
     fn frame(&self, place: Place) -> Result<Frame, LogError> {
-        let bytes = slice(&self.bytes, (place.offset - self.plan.offset) as usize, place.len as usize);
+        let bytes = slice(&self.buffer, self.start + (place.offset - self.plan.offset) as usize, place.len as usize);
         decode_frame(&bytes, place.lsn, place.len, self.plan.segment.salt).map_err(|error| match error {
             LogError::Invalid { reason } => {
                 LogError::Corrupt { path: self.plan.segment.path.clone(), offset: FileOffset(place.offset), reason }

@@ -36,10 +36,7 @@ impl Rounds {
     /// Smallest and largest, seconds.
     pub fn range(&self, name: &str) -> (f64, f64) {
         let measured = &self.measured[name];
-        (
-            measured.iter().copied().fold(f64::INFINITY, f64::min),
-            measured.iter().copied().fold(0.0, f64::max),
-        )
+        (measured.iter().copied().fold(f64::INFINITY, f64::min), measured.iter().copied().fold(0.0, f64::max))
     }
 }
 

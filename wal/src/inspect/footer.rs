@@ -89,9 +89,7 @@ impl FooterCheck {
         let next = self.numbers.len() as u32;
         let history = *self.numbers.entry(record.history).or_insert(next);
         let found = RecordEntry { offset, len: frame_len, seq: record.seq, history, kind: record.kind };
-        let mut slot = self.summaries.remove(&record.history);
-        HistorySummary::take(&mut slot, folded, record, lsn);
-        self.summaries.extend(slot.map(|summary| (record.history, summary)));
+        HistorySummary::take(self.summaries.entry(record.history), folded, record, lsn);
         Ok(match entry {
             Ok(entry) if entry == found => Ok(()),
             Ok(_) => Err((at, format!("the footer's entry of LSN {lsn} is not what its frame says"))),

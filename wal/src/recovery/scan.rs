@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     DiskFile, FileOffset, HistoryId, LogConfig, LogError, Lsn, Payload,
@@ -16,8 +16,8 @@ use crate::{
     segment::{Predecessor, SEGMENT_HEADER_LEN, SegmentHeader, read_full},
 };
 
-/// How much is read at once.
-const WINDOW_BYTES: usize = 4 << 20;
+/// How much is read at once: what was read is checked while it is still in the processor's cache.
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// What a scan found.
 #[derive(Debug)]
@@ -84,9 +84,7 @@ pub(crate) fn scan(
         if let Some(record) = record {
             let fold = folds.entry(record.history).or_default();
             let folded = fold.take(&record, lsn);
-            let mut slot = found.histories.remove(&record.history);
-            HistorySummary::take(&mut slot, &folded, &record, lsn);
-            found.histories.extend(slot.map(|summary| (record.history, summary)));
+            HistorySummary::take(found.histories.entry(record.history), &folded, &record, lsn);
             found.records.push(record.history, record.kind, record.seq, found.end, frame_len);
             found.last = Predecessor { last: lsn, checksum };
         }
@@ -184,14 +182,16 @@ pub(crate) struct Window<'a> {
     pub(crate) config: &'a LogConfig,
     pub(crate) path: &'a Path,
     file: &'a dyn DiskFile,
-    bytes: Bytes,
+    /// The first `filled` bytes are the file's, from `start` on.
+    buffer: Bytes,
+    filled: usize,
     start: u64,
 }
 
 impl<'a> Window<'a> {
     /// Nothing of `file` is in memory yet.
     pub(crate) fn new(config: &'a LogConfig, path: &'a Path, file: &'a dyn DiskFile) -> Self {
-        Self { config, path, file, bytes: Bytes::new(), start: 0 }
+        Self { config, path, file, buffer: Bytes::new(), filled: 0, start: 0 }
     }
 
     fn header(&mut self, offset: u64) -> Result<Option<[u8; HEADER_LEN]>, LogError> {
@@ -201,23 +201,50 @@ impl<'a> Window<'a> {
     /// `len` bytes at `offset`; `None` when the file ends before.
     fn get(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>, LogError> {
         if !self.holds(offset, len) {
-            self.bytes = self.up_to(offset, len.max(WINDOW_BYTES))?;
-            self.start = offset;
+            self.refill(offset, len.max(WINDOW_BYTES))?;
         }
-        Ok(self.holds(offset, len).then(|| slice(&self.bytes, (offset - self.start) as usize, len)))
+        Ok(self.holds(offset, len).then(|| slice(&self.buffer, (offset - self.start) as usize, len)))
     }
 
     fn holds(&self, offset: u64, len: usize) -> bool {
-        offset >= self.start && offset + len as u64 <= self.start + self.bytes.len() as u64
+        offset >= self.start && offset + len as u64 <= self.start + self.filled as u64
+    }
+
+    /// Moves to `offset`. What is in memory of it already is kept, and so is the memory where nobody else holds it.
+    fn refill(&mut self, offset: u64, len: usize) -> Result<(), LogError> {
+        let len = len.min(self.left(offset)?);
+        let from = usize::try_from(offset.wrapping_sub(self.start)).unwrap_or(usize::MAX).min(self.filled);
+        let kept = (self.filled - from).min(len);
+        let mut buffer = match std::mem::take(&mut self.buffer).try_into_mut() {
+            Ok(mut buffer) => {
+                buffer.copy_within(from..from + kept, 0);
+                if buffer.len() < len {
+                    buffer.resize(len, 0);
+                }
+                buffer
+            }
+            Err(shared) => {
+                let mut buffer = BytesMut::zeroed(len);
+                buffer[..kept].copy_from_slice(&shared[from..from + kept]);
+                buffer
+            }
+        };
+        let count = read_full(self.path, self.file, &mut buffer[kept..len], offset + kept as u64)?;
+        (self.buffer, self.start, self.filled) = (buffer.freeze(), offset, kept + count);
+        Ok(())
     }
 
     /// At most `len` bytes at `offset`, fewer at the end of the file.
     pub(crate) fn up_to(&self, offset: u64, len: usize) -> Result<Bytes, LogError> {
-        let file_len = self.file.len().map_err(|error| io_error("stat", self.path, error))?;
-        let left = usize::try_from(file_len.saturating_sub(offset)).unwrap_or(len);
-        let mut buffer = vec![0; len.min(left)];
+        let mut buffer = vec![0; len.min(self.left(offset)?)];
         let count = read_full(self.path, self.file, &mut buffer, offset)?;
         buffer.truncate(count);
         Ok(buffer.into())
+    }
+
+    /// Bytes of the file from `offset` on.
+    fn left(&self, offset: u64) -> Result<usize, LogError> {
+        let len = self.file.len().map_err(|error| io_error("stat", self.path, error))?;
+        Ok(usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX))
     }
 }

@@ -167,11 +167,12 @@ impl Unit {
             state.last = last_lsn;
             state.bytes = offset;
             for placed in &self.records {
-                let mut slot = state.histories.remove(&placed.header.history);
-                HistorySummary::take(&mut slot, &placed.summary, &placed.header, placed.lsn);
-                if let Some(summary) = slot {
-                    state.histories.insert(placed.header.history, summary);
-                }
+                HistorySummary::take(
+                    state.histories.entry(placed.header.history),
+                    &placed.summary,
+                    &placed.header,
+                    placed.lsn,
+                );
             }
             for (id, pending) in &self.folds {
                 if let Some(summary) = state.histories.get_mut(id) {
