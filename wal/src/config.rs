@@ -33,6 +33,7 @@ macro_rules! planted {
         }
         #[cfg(not(feature = "simulation"))]
         {
+            let _ = &$config;
             false
         }
     }};
