@@ -69,10 +69,12 @@ impl HistoryFold {
                 self.logged = Some(header.position());
             }
             RecordKind::Fragment => {
+                // Where it does not begin with fragment 0, that one is not retained any more.
+                let first_fragment = if header.fragment.0 == 0 { lsn } else { Lsn::ZERO };
                 let open = self.open.entry(key).or_insert(OpenTransaction {
                     epoch: header.epoch,
                     number: header.transaction,
-                    first_fragment: lsn,
+                    first_fragment,
                     after: header.seq,
                     fragments: 0,
                 });

@@ -255,7 +255,14 @@ impl Shared {
         for segment in segments.iter().take(count) {
             // Oldest first, each durably gone before the next: a crash in between leaves a log without a gap.
             self.segments.write().remove(&segment.header.first);
-            self.disk.remove(&segment.path).map_err(|error| io_error("remove", &segment.path, error))?;
+            match self.disk.remove(&segment.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    // It is still the oldest: without it in the list, the next would go before it.
+                    self.segments.write().insert(segment.header.first, segment.clone());
+                    return Err(io_error("remove", &segment.path, error));
+                }
+                _ => {}
+            }
             let dir = &self.config.dir;
             self.disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
         }

@@ -8,9 +8,17 @@ use std::{
     time::Duration,
 };
 
-use tailrace_wal::{Clock, CommitTime, HistoryId, Log, LogConfig, LogError, Lsn, PinKey, PinState, Seq, SystemDisk};
+use tailrace_wal::{
+    Clock, CommitTime, FragmentNumber, HistoryId, Log, LogConfig, LogError, Lsn, Payload, PinKey, PinState, Record,
+    RecordKind, Seq, SystemDisk,
+};
 
-use crate::support::{HISTORY, NODE, append, append_numbers, commit, open_history, segments, start};
+use tailrace_wal::simulation::{CallKind, Failure, SimulatedDisk};
+
+use crate::support::{
+    HISTORY, NODE, append, append_numbers, commit, copy_segments, fragment, open_history, open_with, part, payload,
+    segments, start,
+};
 
 const OTHER: HistoryId = HistoryId([2; 16]);
 
@@ -152,4 +160,52 @@ async fn truncated_logs_start_again() {
     append_numbers(&log, 0..1).await;
     assert_eq!(log.read(Lsn(7)).unwrap().header.seq, Seq(7));
     assert!(matches!(log.replay(Lsn(5)), Err(LogError::ReplayTruncated { first: Lsn(7), wanted: Lsn(6) })));
+}
+
+#[tokio::test]
+async fn readers_cannot_start_before_a_transaction_whose_first_fragment_is_truncated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open_history(dir.path());
+    append(&log, commit(HISTORY, b"one")).await.unwrap();
+    let number = log.begin_transaction(HISTORY).unwrap();
+    append(&log, fragment(HISTORY, number, 0, b"first")).await.unwrap();
+    log.roll().await.unwrap();
+    append(&log, fragment(HISTORY, number, 1, b"second")).await.unwrap();
+    let hashes = [&b"first"[..], b"second"].map(|bytes| payload(bytes).hash);
+    let last = Record {
+        kind: RecordKind::Commit,
+        transaction: Some(number),
+        fragment: FragmentNumber(2),
+        payload: Payload::new(vec![part(b"last")], hashes.to_vec(), None).unwrap(),
+        ..commit(HISTORY, b"")
+    };
+    let written = append(&log, last).await.unwrap();
+    log.truncate(written.lsn).unwrap();
+    assert_eq!(log.retained_after(HISTORY), Some(Seq(2)));
+    // A start that has to scan sees only what is left of the transaction.
+    let copy = copy_segments(dir.path());
+    let (log, recovery) = open_with(LogConfig::new(copy.path()), Lsn::ZERO).unwrap();
+    start(&log, &recovery, HISTORY);
+    assert_eq!(log.retained_after(HISTORY), Some(Seq(2)));
+    assert!(matches!(log.tail(HISTORY, Seq(1)), Err(LogError::Truncated { .. })));
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_removed_stays_the_oldest() {
+    let disk = SimulatedDisk::new(1);
+    let config = LogConfig::new("/log");
+    let open = || {
+        let (log, recovery) =
+            Log::open(config.clone(), NODE, Lsn::ZERO, disk.shared(), Arc::new(ManualClock::default())).unwrap();
+        start(&log, &recovery, HISTORY);
+        log
+    };
+    let log = open();
+    append_segments(&log, 4).await;
+    disk.fail_call(0, Failure::Broken);
+    assert!(matches!(log.truncate(Lsn(8)), Err(LogError::Io { .. })));
+    assert_eq!((disk.fired(), log.status().first), (Some(CallKind::Remove), Lsn(1)));
+    assert_eq!(log.truncate(Lsn(4)).unwrap(), Lsn(5));
+    drop(log);
+    assert_eq!(open().status().first, Lsn(5));
 }
