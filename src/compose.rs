@@ -148,8 +148,8 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         flush_age: engine.flush_age.0,
         transaction_max_bytes: engine.transaction_max_bytes.0,
         transaction_max_age: engine.transaction_max_age.0,
-        data_dir: defaults.data_dir,
         fragment_bytes: defaults.fragment_bytes,
+        ..defaults
     }
 }
 

@@ -3,8 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::{
-    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Result, TableId,
+    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Receipt, Result, TableId,
     TableVersion, TaskInfo,
     chunk::push_chunk,
     effect::{Append, Committed, Effect, invalid},
@@ -17,6 +19,8 @@ pub(crate) struct Changes {
     pub(crate) partitions: BTreeSet<(TableId, PartitionKey)>,
     /// Datafiles that no later version names.
     pub(crate) retired: Vec<Arc<Datafile>>,
+    /// Idempotency keys with what their transactions got.
+    pub(crate) keys: Vec<(Bytes, Receipt)>,
     /// Whether the position or anything else that the manifest holds has moved.
     pub(crate) moved: bool,
 }
@@ -26,6 +30,8 @@ impl Changes {
     pub(crate) fn restore(&mut self, taken: Self) {
         self.partitions.extend(taken.partitions);
         self.retired.extend(taken.retired);
+        let newer = std::mem::replace(&mut self.keys, taken.keys);
+        self.keys.extend(newer);
         self.moved |= taken.moved;
     }
 }
@@ -85,7 +91,7 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended(pub(crate) bool);
 
-fn append_rows(
+pub(crate) fn append_rows(
     version: &mut DatabaseVersion,
     append: Append,
     seq: tailrace_wal::Seq,

@@ -7,7 +7,7 @@ use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     path::Path as ObjectPath,
 };
-use tailrace_wal::{Archive, Archiver, ArchiverConfig, Log, NodeId};
+use tailrace_wal::{Archive, Archiver, ArchiverConfig, Log, NodeId, SystemDisk};
 use url::Url;
 
 use crate::{EngineError, Result, store::open_folder};
@@ -53,7 +53,9 @@ pub(crate) fn claim(config: &ArchiveConfig, log: &Log, node: NodeId) -> Result<A
     let url = &config.url;
     let (store, prefix) = match place(url)? {
         // A store of its own: opening one removes what an earlier process left half written.
-        Place::Folder(folder) => (open_folder(&folder.join(node.to_string()))?, ObjectPath::default()),
+        Place::Folder(folder) => {
+            (open_folder(&folder.join(node.to_string()), SystemDisk::shared())?, ObjectPath::default())
+        }
         Place::S3 => open_s3(url, node)?,
     };
     let archive = Archive::new(store, prefix, node, Archive::TIMEOUT);

@@ -64,15 +64,20 @@ async fn housekeeping(engine: Weak<Engine>) {
     loop {
         tokio::time::sleep(TICK).await;
         let Some(engine) = engine.upgrade() else { return };
-        for idle in engine.open.doom_idle(engine.clock.monotonic(), engine.config.transaction_max_age) {
-            tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
-            engine.abort_transaction(idle.history, idle.number).await;
-        }
-        engine.write_pins().await;
+        engine.keep_house().await;
     }
 }
 
 impl Engine {
+    /// Aborts idle transactions and writes moved pins.
+    pub(crate) async fn keep_house(&self) {
+        for idle in self.open.doom_idle(self.clock.monotonic(), self.config.transaction_max_age) {
+            tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
+            self.abort_transaction(idle.history, idle.number).await;
+        }
+        self.write_pins().await;
+    }
+
     /// Writes the pins' marks to the manifest where they have moved. They are hints: an older mark holds more log.
     pub(crate) async fn write_pins(&self) {
         let mut written = self.pins_written.lock().await;

@@ -10,6 +10,7 @@ use tailrace_wal::{
 use crate::{
     CommitOptions, DatabaseVersion, Durability, Engine, EngineError, Receipt, Result, SystemFact, TableId,
     admission::{Admission, SeenTable},
+    config::planted,
     database::Database,
     effect::{Committed, Effect},
     open_transactions::Registration,
@@ -77,7 +78,7 @@ impl Engine {
         };
         let (appending, receipt) = self.commit_sealed(sealed, &options, durability).await?;
         drop(claim);
-        if durability == Durability::Durable {
+        if durability == Durability::Durable && !planted!(self.config, AcknowledgesEarly) {
             appending.durable().await.map_err(|source| indeterminate(&receipt, source))?;
         }
         Ok(receipt)
@@ -205,7 +206,12 @@ impl Engine {
         }
         if outcome.ended {
             // Known as ended at once; the fact's own record follows.
-            self.system.lock().fold(ended_fact(&database.version()));
+            {
+                let mut system = self.system.lock();
+                system.fold(ended_fact(&database.version()));
+                // A flush between the two takes the history out of the manifest: the fact must be in it then.
+                system.moved = true;
+            }
             self.databases.write().remove(&database.id);
             let files = std::mem::take(&mut database.applying.lock().changes.retired);
             self.retired.lock().push((database.id, files));
@@ -271,9 +277,10 @@ impl Engine {
 
     /// Waits until an LSN is durable.
     async fn wait_durable(&self, receipt: &Receipt) -> Result<()> {
-        let mut durable = self.log.durable();
-        let reached = durable.wait_for(|durable| *durable >= receipt.lsn).await.map(drop);
-        reached.map_err(|_| indeterminate(receipt, LogError::Closed))
+        self.sync_upto(receipt.lsn).await.map_err(|error| match error {
+            EngineError::Log(source) => indeterminate(receipt, source),
+            error => error,
+        })
     }
 
     /// Makes everything up to `lsn` durable.

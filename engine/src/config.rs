@@ -32,9 +32,39 @@ pub struct EngineConfig {
     pub transaction_max_bytes: u64,
     /// Longest time that a transaction with fragments may be idle. Default 10 minutes.
     pub transaction_max_age: Duration,
+    /// What simulations change.
+    #[cfg(feature = "simulation")]
+    pub simulation: crate::simulation::Simulation,
 }
 
+/// Whether a bug is planted in an engine with these settings. `false`, as a constant, without the feature `simulation`.
+macro_rules! planted {
+    ($config:expr, $bug:ident) => {{
+        #[cfg(feature = "simulation")]
+        {
+            $config.simulation.planted == Some(crate::simulation::PlantedBug::$bug)
+        }
+        #[cfg(not(feature = "simulation"))]
+        {
+            false
+        }
+    }};
+}
+pub(crate) use planted;
+
 impl EngineConfig {
+    /// Whether one thing happens after the other, when it is asked for: the same calls make the same trace of the disk.
+    pub(crate) fn is_by_hand(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        {
+            self.simulation.by_hand
+        }
+        #[cfg(not(feature = "simulation"))]
+        {
+            false
+        }
+    }
+
     /// Defaults for a folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
@@ -50,6 +80,8 @@ impl EngineConfig {
             fragment_bytes: 4 << 20,
             transaction_max_bytes: 16 << 30,
             transaction_max_age: Duration::from_secs(600),
+            #[cfg(feature = "simulation")]
+            simulation: crate::simulation::Simulation::default(),
         }
     }
 }

@@ -168,6 +168,9 @@ impl Database {
             outcome.bytes += bytes;
             applying.applied = lsn;
             if let Some(key) = key {
+                // Not a slice of the record, which it would keep in memory.
+                let key = bytes::Bytes::copy_from_slice(&key);
+                applying.changes.keys.push((key.clone(), receipt));
                 self.keys.remember(key, receipt);
             }
             task.group = applying.groups.next(task.seq, &directories.iter().collect::<Vec<_>>());

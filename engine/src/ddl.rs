@@ -7,7 +7,7 @@ use tailrace_wal::{CommitTime, HistoryEnd, HistoryId, Part, Position, Seq};
 use crate::{
     CreateDatabase, DatabaseVersion, Engine, EngineError, Operation, Receipt, ReplicationSwitches, Result, Role,
     SystemFact, Table, TableDefinition, TableId, check_name, commit::ended_fact, database::Database, effect::Effect,
-    operation::encode_body, system::body_entry,
+    ids::unique, operation::encode_body, system::body_entry,
 };
 
 impl Engine {
@@ -17,7 +17,7 @@ impl Engine {
         if self.versions.load().contains_key(&name) {
             return Err(EngineError::AlreadyExists { kind: "database", name });
         }
-        let id = HistoryId::random();
+        let id = HistoryId(unique(&*self.clock));
         self.log.open_history(HistoryEnd { position: Position::start(id), commit_time: CommitTime::default() })?;
         // Nobody knows the database before its first record is applied.
         let database = Arc::new(Database::new(

@@ -32,7 +32,7 @@ use crate::{
 /// What the engine takes from outside.
 #[derive(Debug, Clone)]
 pub struct EngineSeams {
-    /// Beneath log and manifest.
+    /// Beneath log, manifest and datafiles.
     pub disk: Arc<dyn Disk>,
     /// Time.
     pub clock: Arc<dyn Clock>,
@@ -78,6 +78,9 @@ pub struct Engine {
     pub(crate) closed: AtomicBool,
     pub(crate) stopping: CancellationToken,
     pub(crate) background: TaskTracker,
+    /// Where background work is done by hand: what is to be removed.
+    #[cfg(feature = "simulation")]
+    pub(crate) left: tokio::sync::Mutex<Option<crate::garbage::GarbageReceiver>>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -396,6 +399,8 @@ impl Engine {
             closed: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             background: TaskTracker::new(),
+            #[cfg(feature = "simulation")]
+            left: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         }
     }

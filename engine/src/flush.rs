@@ -9,11 +9,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tailrace_wal::{HistoryId, Lsn, Seq};
 
 use crate::{
-    Chunk, DatabaseVersion, Datafile, DatafileMeta, Engine, IdentityRun, PartitionKey, PartitionVersion, Result, Table,
-    TableId, TableVersion, WriteRequest,
+    Chunk, DatabaseVersion, Datafile, DatafileMeta, Engine, IdentityRun, PartitionKey, PartitionVersion, Receipt,
+    Result, Table, TableId, TableVersion, WriteRequest,
     apply::Changes,
+    config::planted,
     database::Database,
-    manifest::{Edit, FlushEdit, FlushedHistory, surely_not_written},
+    ids::unique,
+    manifest::{Edit, FlushEdit, FlushedHistory, KeyRecord, surely_not_written},
     partition::datafile_path,
     system::{SYSTEM_HISTORY, System},
     write_datafile,
@@ -86,13 +88,18 @@ impl Engine {
                 complete_from: applying.complete_from,
             });
         }
+        databases.sort_by_key(|frozen| frozen.database.id);
         self.memtable.freeze();
         let mut system = self.system.lock();
         let frozen_system = system.clone();
         system.moved = false;
         Frozen {
             lsn,
-            replay_from: self.open.first().map_or(replay_from, |first| first.min(replay_from)),
+            replay_from: self
+                .open
+                .first()
+                .filter(|_| !planted!(self.config, ForgetsOpenTransactions))
+                .map_or(replay_from, |first| first.min(replay_from)),
             databases,
             system: frozen_system,
             ended: std::mem::take(&mut *self.retired.lock()),
@@ -125,12 +132,17 @@ impl Engine {
             return Ok(());
         }
         // The manifest must not be ahead of the log.
-        self.sync_upto(frozen.lsn).await?;
+        if !planted!(self.config, FlushesUndurable) {
+            self.sync_upto(frozen.lsn).await?;
+        }
         let written = self.write_datafiles(frozen).await?;
         let edit = self.edit(frozen, &written);
+        if planted!(self.config, TruncatesBeforeEdit) {
+            let _ = self.log.truncate(frozen.lsn.min(Lsn(frozen.replay_from.0.saturating_sub(1))));
+        }
         if let Err(error) = self.manifest.append(edit).await {
             // Where the edit may have been written all the same, the files stay, and the next start knows.
-            if surely_not_written(&error) {
+            if surely_not_written(&error) || planted!(self.config, RemovesFilesOfUncertainEdit) {
                 written.into_iter().for_each(|written| self.garbage.remove(written.meta.path));
             }
             return Err(error);
@@ -169,7 +181,7 @@ impl Engine {
             let engine = self.clone();
             async move { engine.write_partition(&version, &table, key, &partition).await }
         }))
-        .buffer_unordered(WRITERS);
+        .buffer_unordered(if self.config.is_by_hand() { 1 } else { WRITERS });
         loop {
             match writing.try_next().await {
                 Ok(Some(one)) => written.push(one),
@@ -192,7 +204,7 @@ impl Engine {
         key: PartitionKey,
         partition: &PartitionVersion,
     ) -> Result<Written> {
-        let path = datafile_path(&version.name, &table.table.name, &table.scheme, &key)?;
+        let path = datafile_path(&version.name, &table.table.name, &table.scheme, &key, unique(&*self.clock))?;
         let chunks: Vec<Chunk> = partition.chunks.iter().map(|chunk| Chunk::clone(chunk)).collect();
         let request = WriteRequest { table: &table.table, path, chunks: &chunks };
         let meta = write_datafile(&self.store, request).await?;
@@ -209,19 +221,26 @@ impl Engine {
         let mut histories: Vec<FlushedHistory> = moved
             .map(|frozen| {
                 let version = &frozen.version;
+                let mut tables: Vec<Table> = version.tables().map(|table| Table::clone(&table.table)).collect();
+                tables.sort_by_key(|table| table.id);
                 FlushedHistory {
                     id: version.id,
                     name: version.name.clone(),
                     position: version.position,
-                    restart_seq: version.restart_seq,
+                    restart_seq: if planted!(self.config, LosesRestartSeq) {
+                        version.position.seq
+                    } else {
+                        version.restart_seq
+                    },
                     commit_time: version.commit_time,
                     epochs: version.epochs.clone(),
                     next_table: version.next_table,
                     replay_after: frozen.replay_after,
                     complete_from: frozen.complete_from,
-                    tables: version.tables().map(|table| Table::clone(&table.table)).collect(),
+                    tables,
                     added: added.remove(&version.id).unwrap_or_default(),
                     system_facts: Vec::new(),
+                    keys: frozen.changes.keys.iter().map(key_record).collect(),
                 }
             })
             .collect();
@@ -240,6 +259,7 @@ impl Engine {
                 tables: Vec::new(),
                 added: Vec::new(),
                 system_facts: system.facts(),
+                keys: Vec::new(),
             });
         }
         Edit::Flush(FlushEdit {
@@ -295,6 +315,16 @@ impl Engine {
         for (_, files) in frozen.ended.drain(..) {
             files.into_iter().for_each(|file| file.mark_obsolete());
         }
+    }
+}
+
+fn key_record((key, receipt): &(bytes::Bytes, Receipt)) -> KeyRecord {
+    KeyRecord {
+        key: key.to_vec(),
+        position: receipt.position,
+        lsn: receipt.lsn,
+        commit_time: receipt.commit_time,
+        rows: receipt.rows,
     }
 }
 

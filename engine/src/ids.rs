@@ -35,3 +35,11 @@ number!(
     /// Number of a row within its transaction, from 0, through all parts in log order.
     Ordinal(u64)
 );
+
+/// Bytes that nothing else has.
+pub(crate) fn unique(clock: &dyn tailrace_wal::Clock) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&clock.random().to_le_bytes());
+    bytes[8..].copy_from_slice(&clock.random().to_le_bytes());
+    bytes
+}

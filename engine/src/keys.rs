@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::{EngineError, Receipt, Result};
 
-/// Keys remembered per database; the oldest go first.
-const KEYS_KEPT: usize = 100_000;
+/// Keys remembered per database, in memory and in the manifest; the oldest go first.
+pub(crate) const KEYS_KEPT: usize = 100_000;
 /// Longest key, bytes: what a record's directory takes.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -68,8 +68,6 @@ impl Keys {
     /// A transaction with this key was applied.
     pub(crate) fn remember(&self, key: Bytes, receipt: Receipt) {
         let mut state = self.state.lock();
-        // Not a slice of the record, which it would keep in memory.
-        let key = Bytes::copy_from_slice(&key);
         if state.done.insert(key.clone(), receipt).is_none() {
             state.order.push_back(key);
         }

@@ -23,6 +23,7 @@
 //! | flush | `background` (when) → `flush` (freezes at one LSN behind the gate) → `datafile` → `manifest` → versions, `cache` → the log is truncated; `garbage` |
 //! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
 //! | repair | `repair` |
+//! | simulation | `simulation` (tests only: background work by hand, planted bugs); the runs are in `tests/simulation` |
 //!
 //! A new operation: `operation` (its code), `effect` (decode and check), `apply` (both versions before and after it), `ddl`
 //! or `transaction` (its producer), `task` (its group). A new durable fact of a history: `manifest/state` and
@@ -63,6 +64,8 @@ mod repair;
 mod replay;
 mod replica;
 mod scalar;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod system;
 mod table;

@@ -8,8 +8,9 @@ use std::{
 use tailrace_wal::{HistoryEnd, HistoryId, Log, LogError, Lsn, Recovery};
 
 use crate::{
-    DatabaseVersion, Datafile, Engine, EngineConfig, EngineError, EngineSeams, PartitionVersion, Result, Role,
+    DatabaseVersion, Datafile, Engine, EngineConfig, EngineError, EngineSeams, PartitionVersion, Receipt, Result, Role,
     StartReport, TableVersion, background,
+    config::planted,
     database::Database,
     engine::Parts,
     garbage::{self, Garbage},
@@ -22,8 +23,12 @@ use crate::{
 /// Opens a node: everything that was acknowledged is there when this returns.
 pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Arc<Engine>, StartReport)> {
     let EngineSeams { disk, clock } = seams;
-    let store = open_store(config.storage_url.as_ref(), &config.data_dir)?;
-    let (manifest, state) = Manifest::open(config.data_dir.join("manifest"), disk.clone(), clock.clone()).await?;
+    #[cfg(feature = "simulation")]
+    let store_disk = config.simulation.forgetful(disk.clone());
+    #[cfg(not(feature = "simulation"))]
+    let store_disk = disk.clone();
+    let store = open_store(config.storage_url.as_ref(), &config.data_dir, store_disk)?;
+    let (manifest, state) = Manifest::open(&config, disk.clone(), clock.clone()).await?;
     let (log, recovery) = {
         let (wal, node, flushed) = (config.wal.clone(), state.node, state.flushed);
         let clock = clock.clone();
@@ -57,7 +62,8 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     let named = restore_databases(&engine, &state)?;
     let mut report = StartReport { torn: recovery.torn.iter().cloned().collect(), ..StartReport::default() };
     let replaying = engine.clone();
-    let from = Lsn(state.replay_from.0.saturating_sub(1));
+    let from = if planted!(engine.config, ReplaysFlushed) { recovery.first } else { state.replay_from };
+    let from = Lsn(from.0.saturating_sub(1));
     report.replayed = blocking(move || Replay::new(&replaying).run(from)).await?;
     open_histories(&engine, &recovery)?;
     abort_open_transactions(&engine, &recovery).await;
@@ -67,6 +73,11 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     let version = engine.version();
     let stopped = version.databases().filter_map(|database| Some((database.name.clone(), database.stopped.clone()?)));
     report.stopped = stopped.collect();
+    #[cfg(feature = "simulation")]
+    let garbage_receiver = match engine.take_over(garbage_receiver) {
+        Some(receiver) => receiver,
+        None => return Ok((engine, report)),
+    };
     background::start(&engine, garbage_receiver);
     Ok((engine, report))
 }
@@ -116,6 +127,11 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
             let mut applying = database.applying.lock();
             applying.replay_after = history.replay_after;
             applying.complete_from = history.complete_from;
+        }
+        for known in &history.keys {
+            let receipt =
+                Receipt { position: known.position, lsn: known.lsn, commit_time: known.commit_time, rows: known.rows };
+            database.keys.remember(known.key.clone().into(), receipt);
         }
         engine.databases.write().insert(history.id, database);
         engine.publish(&version, false);

@@ -7,9 +7,10 @@ use tailrace_wal::{Frame, Lsn, RecordKind, Seq};
 use crate::{
     CreateDatabase, Engine, EngineError, Operation, Result,
     commit::ended_fact,
+    config::planted,
     database::Database,
     ddl::empty_version,
-    effect::{Committed, Origin, invalid},
+    effect::{Committed, Origin, decode_effects, invalid},
     held::{HeldFragment, assemble, transaction_key},
     system::decode_facts,
 };
@@ -18,11 +19,13 @@ use crate::{
 pub(crate) struct Replay<'a> {
     engine: &'a Arc<Engine>,
     replayed: u64,
+    /// Empty but where a bug is planted.
+    aborted: Vec<HeldFragment>,
 }
 
 impl<'a> Replay<'a> {
     pub(crate) fn new(engine: &'a Arc<Engine>) -> Self {
-        Self { engine, replayed: 0 }
+        Self { engine, replayed: 0, aborted: Vec::new() }
     }
 
     /// Applies everything after `from` that is not applied yet. Returns how many transactions that were.
@@ -161,7 +164,10 @@ impl<'a> Replay<'a> {
                 }
             }
             RecordKind::Abort => {
-                held.remove(&key);
+                let aborted = held.remove(&key);
+                if planted!(self.engine.config, ShowsAborted) {
+                    self.aborted = aborted.map(|open| open.fragments).unwrap_or_default();
+                }
                 held.note_abort(key);
             }
             RecordKind::Commit => {
@@ -178,14 +184,19 @@ impl<'a> Replay<'a> {
         let version = database.version();
         let header = &frame.header;
         if header.seq <= version.position.seq {
+            #[cfg(feature = "simulation")]
+            self.engine.replay_again(database, frame);
             return Ok(());
         }
         check_continues(&version.position, frame)?;
-        let (effects, directories, bytes) = if frame.skipped {
+        let (mut effects, directories, bytes) = if frame.skipped {
             (Vec::new(), vec![frame.payload.directory.clone()], frame.payload.encoded_len() as u64)
         } else {
             assemble(&version, header, &frame.payload, None, fragments, Origin::Log)?
         };
+        for fragment in self.aborted.drain(..) {
+            effects.extend(decode_effects(&version, &fragment.payload, Origin::Log)?);
+        }
         self.engine.apply_all(
             database,
             [Committed {

@@ -81,20 +81,19 @@ impl Applier {
         if header.restart_seq > header.seq {
             return Err(invalid(&format!("restart seq {} lies after seq {}", header.restart_seq, header.seq)));
         }
-        let (version, complete_from) = {
+        let (version, complete_from, ended) = {
             let applying = self.database.applying.lock();
-            (applying.version.clone(), applying.complete_from)
+            (applying.version.clone(), applying.complete_from, applying.ended)
         };
         let here = version.position.seq;
         let key = transaction_key(&header);
         let effects = match header.kind {
             RecordKind::Commit if header.seq <= here => {
-                // Fragments that came again, for a commit that is here already.
-                let mut held = self.database.held.lock();
-                if held.get(&key).is_some_and(|held| held.registration.is_none()) {
-                    held.remove(&key);
+                if header.fragment.0 == 0 || complete_from == Seq::ZERO {
+                    return Ok(None);
                 }
-                return Ok(None);
+                // Its fragments may have come again, in this run or before: then they are over.
+                Some(Vec::new())
             }
             RecordKind::Commit => Some(decode_effects(&version, &payload, Origin::Peer)?),
             RecordKind::Fragment => {
@@ -102,8 +101,8 @@ impl Applier {
                 let known = held.get(&key).map(|held| held.fragments.len());
                 let again = match known {
                     Some(known) => (header.fragment.0 as usize) < known,
-                    // Everything that was written since `complete_from` has come here: it is over.
-                    None => (header.seq < here && header.seq >= complete_from) || held.was_aborted(&key),
+                    // Everything has come here: it is over. After a repair, the run knows what came before it.
+                    None => (header.seq < here && complete_from == Seq::ZERO) || held.was_aborted(&key),
                 };
                 if again {
                     return Ok(None);
@@ -119,9 +118,11 @@ impl Applier {
                 }
             }
             RecordKind::Abort => {
-                if self.database.held.lock().get(&key).is_none() {
+                let over = ended || (header.seq < here && complete_from == Seq::ZERO);
+                if over || self.database.held.lock().was_aborted(&key) {
                     return Ok(None);
                 }
+                // Its fragments may be in the same run.
                 Some(Vec::new())
             }
         };
@@ -137,6 +138,8 @@ impl Applier {
     /// Waits until everything committed so far is durable: one sync, however many runs. Then it may be acknowledged.
     pub async fn durable(&self) -> Result<(Position, Seq)> {
         let reached = self.position();
+        #[cfg(feature = "simulation")]
+        self.engine.keep_position_apart(&self.database).await?;
         self.engine.log.sync().await?;
         Ok(reached)
     }
@@ -290,7 +293,13 @@ impl Engine {
             }
             let record = VerbatimRecord { header: step.header, payload: step.payload.clone(), skipped: false };
             match self.log.append_verbatim(record, Persistence::Async).await {
-                Ok(queued) => appending.push((step, queued)),
+                Ok(mut queued) => {
+                    if self.config.is_by_hand() {
+                        // What it says is asked for again below.
+                        let _ = queued.written().await;
+                    }
+                    appending.push((step, queued));
+                }
                 Err(error) => {
                     failure = Some(error);
                     break;
@@ -393,6 +402,11 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
         let before = held.get(&key).filter(|_| !over.contains(&key));
         match header.kind {
             RecordKind::Fragment => {
+                let known = before.is_some() || fresh.contains_key(&key);
+                if !known && header.seq < scratch.position.seq && header.seq >= complete_from {
+                    // Everything that was written since `complete_from` has come here: it is over.
+                    continue;
+                }
                 let count = before.map_or(0, |held| held.fragments.len()) + fresh.get(&key).map_or(0, Vec::len);
                 let number = header.fragment.0 as usize;
                 if number < count {
@@ -431,6 +445,13 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
             }
             RecordKind::Commit => {
                 if header.seq <= scratch.position.seq {
+                    // Fragments that came again, for a commit that is here already.
+                    early.retain(|(early, _)| *early != key);
+                    fresh.remove(&key);
+                    if before.is_some_and(|held| held.registration.is_none()) {
+                        forgotten.push(key);
+                    }
+                    over.push(key);
                     continue;
                 }
                 check_continues(&scratch, &header)?;

@@ -1,9 +1,6 @@
 //! Transactions: what a client writes.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -57,7 +54,7 @@ pub struct Transaction {
     engine: Arc<Engine>,
     database: Arc<Database>,
     /// Tables as this transaction saw them first.
-    tables: HashMap<String, Arc<TableVersion>>,
+    tables: BTreeMap<String, Arc<TableVersion>>,
     ingest: Ingest,
     effects: Vec<Effect>,
     /// Parts that are in no fragment yet.
@@ -79,7 +76,7 @@ impl Transaction {
         Ok(Self {
             engine: engine.clone(),
             database,
-            tables: HashMap::new(),
+            tables: BTreeMap::new(),
             ingest: Ingest::default(),
             effects: Vec::new(),
             parts: Vec::new(),
@@ -237,7 +234,10 @@ impl Transaction {
             fragment: FragmentNumber(number),
             payload,
         };
-        let appending = self.engine.log.append(record, Persistence::Async).await?;
+        let mut appending = self.engine.log.append(record, Persistence::Async).await?;
+        if self.engine.config.is_by_hand() {
+            appending.written().await?;
+        }
         fragments.appending.push(appending);
         Ok(())
     }

@@ -38,7 +38,7 @@ fn table(batch: &RecordBatch, order_by: &[&str]) -> Table {
 
 async fn written(store: &Arc<dyn ObjectStore>, table: &Table, chunks: &[Chunk]) -> (DatafileMeta, RecordBatch) {
     let scheme = PartitionScheme::new(table).unwrap();
-    let path = datafile_path("market", &table.name, &scheme, &PartitionKey::default()).unwrap();
+    let path = datafile_path("market", &table.name, &scheme, &PartitionKey::default(), rand::random()).unwrap();
     let request = WriteRequest { table, path: path.clone(), chunks };
     let meta = write_datafile(store, request).await.unwrap();
     assert_eq!(meta.path, path);
@@ -66,7 +66,7 @@ async fn written(store: &Arc<dyn ObjectStore>, table: &Table, chunks: &[Chunk]) 
 
 fn store() -> (tempfile::TempDir, Arc<dyn ObjectStore>) {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_store(None, dir.path()).unwrap();
+    let store = open_store(None, dir.path(), tailrace_wal::SystemDisk::shared()).unwrap();
     (dir, store)
 }
 
@@ -220,7 +220,7 @@ async fn figures_of_the_tutorials_table() {
         let chunks = bulk(batch, 65_536);
         for _ in 0..3 {
             let scheme = PartitionScheme::new(&table).unwrap();
-            let path = datafile_path("market", "bars", &scheme, &PartitionKey::default()).unwrap();
+            let path = datafile_path("market", "bars", &scheme, &PartitionKey::default(), rand::random()).unwrap();
             let start = std::time::Instant::now();
             let meta = write_datafile(&store, WriteRequest { table: &table, path, chunks: &chunks }).await.unwrap();
             println!("{name}: {:?}, identities {} bytes", start.elapsed(), meta.identity_bytes);

@@ -50,6 +50,19 @@ pub(crate) struct FlushedHistory {
     pub(crate) added: Vec<(TableId, PartitionKey, DatafileMeta)>,
     /// Of the system history: its fold.
     pub(crate) system_facts: Vec<SystemFact>,
+    /// New idempotency keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) keys: Vec<KeyRecord>,
+}
+
+/// A transaction that had an idempotency key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeyRecord {
+    pub(crate) key: Vec<u8>,
+    pub(crate) position: Position,
+    pub(crate) lsn: Lsn,
+    pub(crate) commit_time: CommitTime,
+    pub(crate) rows: u64,
 }
 
 /// A pin's marks.

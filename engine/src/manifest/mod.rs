@@ -8,7 +8,7 @@ mod edit;
 mod facts;
 mod state;
 
-pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, PinRecord};
+pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord};
 pub use facts::{DatabaseFacts, ManifestFacts};
 pub(crate) use state::{HistoryState, ManifestState, TableState};
 
@@ -25,7 +25,7 @@ use tailrace_wal::{
     TransactionNumber,
 };
 
-use crate::{EngineError, Result};
+use crate::{EngineConfig, EngineError, Result, config::planted, ids::unique};
 
 /// The manifest's one history. The log beneath belongs to one node and is never read by another.
 const HISTORY: HistoryId = HistoryId([0; 16]);
@@ -36,18 +36,38 @@ const EDIT: u16 = 1;
 const CHECKPOINT: u16 = 2;
 /// Version of the documents, in the schema version of their parts.
 const FORMAT_VERSION: u32 = 1;
-/// Body bytes per record, well below the largest frame.
-const PIECE_BYTES: usize = 4 << 20;
-/// Segments of the manifest's log.
-const SEGMENT_BYTES: u64 = 16 << 20;
-/// Bytes of edits after which a checkpoint is written, or twice the last checkpoint where that is more: checkpoints
-/// cost a constant factor of what edits cost.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// How a manifest is cut up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ManifestSizes {
+    /// Body bytes per record, well below the largest frame.
+    pub(crate) piece_bytes: usize,
+    /// Segments of the manifest's log.
+    pub(crate) segment_bytes: u64,
+    /// Bytes of edits after which a checkpoint is written, or twice the last checkpoint where that is more: checkpoints
+    /// cost a constant factor of what edits cost.
+    pub(crate) checkpoint_bytes: u64,
+}
+
+impl Default for ManifestSizes {
+    fn default() -> Self {
+        Self { piece_bytes: 4 << 20, segment_bytes: 16 << 20, checkpoint_bytes: 4 << 20 }
+    }
+}
+
+/// When the parts of a manifest are durable.
+#[derive(Debug, Clone, Copy)]
+struct Care {
+    edits: Persistence,
+    checkpoints: Persistence,
+}
 
 /// The manifest of a node. Edits are durable when [`Manifest::append`] returns.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     log: Log,
+    sizes: ManifestSizes,
+    care: Care,
     inner: tokio::sync::Mutex<Inner>,
 }
 
@@ -62,11 +82,20 @@ struct Inner {
 impl Manifest {
     /// Opens the manifest in `dir`, or creates it with a new node id and a new system history.
     pub(crate) async fn open(
-        dir: PathBuf,
+        config: &EngineConfig,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, ManifestState)> {
-        let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(dir.clone()) };
+        let dir = config.data_dir.join("manifest");
+        let sizes = manifest_sizes(config);
+        let care = Care {
+            edits: if planted!(config, DoesNotSyncEdits) { Persistence::Async } else { Persistence::Sync },
+            checkpoints: if planted!(config, DoesNotSyncCheckpoints) { Persistence::Async } else { Persistence::Sync },
+        };
+        let (node, system) = (NodeId(unique(&*clock)), HistoryId(unique(&*clock)));
+        let sync_interval =
+            if config.is_by_hand() { config.wal.sync_interval } else { LogConfig::new("").sync_interval };
+        let config = LogConfig { segment_bytes: sizes.segment_bytes, sync_interval, ..LogConfig::new(dir.clone()) };
         let named = dir.clone();
         let read = tokio::task::spawn_blocking(move || {
             let (log, recovery) = Log::open(config, NODE, Lsn::ZERO, disk, clock)?;
@@ -80,19 +109,23 @@ impl Manifest {
                 folding.frame(frame)?;
             }
             log.open_history(end)?;
-            Ok::<_, EngineError>((log, folding.inner))
+            let open = recovery.histories.into_iter().flat_map(|history| history.open).collect::<Vec<_>>();
+            Ok::<_, EngineError>((log, folding.inner, open))
         });
-        let (log, found) = read.await.map_err(|_| EngineError::Closed)??;
+        let (log, found, open) = read.await.map_err(|_| EngineError::Closed)??;
         let created = found.is_none();
         let inner = found.unwrap_or_else(|| Inner {
-            state: ManifestState { node: NodeId::random(), system: HistoryId::random(), ..ManifestState::default() },
+            state: ManifestState { node, system, ..ManifestState::default() },
             edited_bytes: 0,
             checkpoint_bytes: 0,
         });
         if created && log.status().appended > Lsn::ZERO {
             return Err(damaged(&dir.display().to_string(), "it holds records and no checkpoint"));
         }
-        let manifest = Self { log, inner: tokio::sync::Mutex::new(inner) };
+        let manifest = Self { log, sizes, care, inner: tokio::sync::Mutex::new(inner) };
+        for transaction in open {
+            manifest.abort(transaction).await;
+        }
         let mut inner = manifest.inner.lock().await;
         if created {
             manifest.checkpoint(&mut inner).await?;
@@ -107,10 +140,10 @@ impl Manifest {
         let mut inner = self.inner.lock().await;
         let body = encode(&edit)?;
         let bytes = body.len() as u64;
-        self.write(EDIT, body).await?;
+        self.write(EDIT, body, self.care.edits).await?;
         inner.state.apply(edit);
         inner.edited_bytes += bytes;
-        if inner.edited_bytes > CHECKPOINT_BYTES.max(2 * inner.checkpoint_bytes)
+        if inner.edited_bytes > self.sizes.checkpoint_bytes.max(2 * inner.checkpoint_bytes)
             && let Err(error) = self.checkpoint(&mut inner).await
         {
             tracing::warn!(%error, "no checkpoint of the manifest was written; the next edit tries again");
@@ -134,7 +167,7 @@ impl Manifest {
         let bytes = body.len() as u64;
         self.log.roll().await?;
         let before = self.log.status().appended;
-        self.write(CHECKPOINT, body).await?;
+        self.write(CHECKPOINT, body, self.care.checkpoints).await?;
         inner.edited_bytes = 0;
         inner.checkpoint_bytes = bytes;
         let log = self.log.clone();
@@ -144,11 +177,30 @@ impl Manifest {
     }
 
     /// Writes one transaction and waits until it is durable.
-    async fn write(&self, operation: u16, body: Bytes) -> Result<()> {
+    async fn write(&self, operation: u16, body: Bytes, persistence: Persistence) -> Result<()> {
+        let step = self.sizes.piece_bytes;
         let mut pieces: Vec<Bytes> =
-            (0..body.len()).step_by(PIECE_BYTES).map(|at| body.slice(at..body.len().min(at + PIECE_BYTES))).collect();
+            (0..body.len()).step_by(step).map(|at| body.slice(at..body.len().min(at + step))).collect();
         let last = pieces.pop().unwrap_or_default();
         let transaction = if pieces.is_empty() { None } else { Some(self.log.begin_transaction(HISTORY)?) };
+        let written = self.write_pieces(operation, pieces, last, transaction, persistence).await;
+        if let (Err(error), Some(transaction)) = (&written, transaction)
+            && surely_not_written(error)
+        {
+            // Left open, its fragments would never be truncated.
+            self.abort(transaction).await;
+        }
+        written
+    }
+
+    async fn write_pieces(
+        &self,
+        operation: u16,
+        pieces: Vec<Bytes>,
+        last: Bytes,
+        transaction: Option<TransactionNumber>,
+        persistence: Persistence,
+    ) -> Result<()> {
         let mut hashes = Vec::with_capacity(pieces.len());
         let mut number = FragmentNumber(0);
         for piece in pieces {
@@ -158,7 +210,16 @@ impl Manifest {
             number.0 += 1;
         }
         let payload = payload(operation, last, hashes)?;
-        self.record(RecordKind::Commit, transaction, number, payload, Persistence::Sync).await
+        self.record(RecordKind::Commit, transaction, number, payload, persistence).await
+    }
+
+    /// Ends a transaction that will have no commit.
+    async fn abort(&self, transaction: TransactionNumber) {
+        let record =
+            self.record(RecordKind::Abort, Some(transaction), FragmentNumber(0), Payload::empty(), Persistence::Async);
+        if let Err(error) = record.await {
+            tracing::warn!(%error, "no abort record was written to the manifest; the next start does it");
+        }
     }
 
     async fn record(
@@ -177,6 +238,15 @@ impl Manifest {
         };
         Ok(())
     }
+}
+
+fn manifest_sizes(config: &EngineConfig) -> ManifestSizes {
+    #[cfg(feature = "simulation")]
+    if config.simulation.small_manifest {
+        return ManifestSizes { piece_bytes: 1 << 10, segment_bytes: 16 << 10, checkpoint_bytes: 4 << 10 };
+    }
+    let _ = config;
+    ManifestSizes::default()
 }
 
 /// Whether an edit that failed like this is certainly not in the manifest, so that the files it would have named can go.
@@ -303,11 +373,12 @@ mod tests {
             tables: Vec::new(),
             added: Vec::new(),
             system_facts: Vec::new(),
+            keys: Vec::new(),
         }
     }
 
     async fn open(dir: &std::path::Path) -> (Manifest, ManifestState) {
-        Manifest::open(dir.to_owned(), SystemDisk::shared(), SystemClock::shared()).await.unwrap()
+        Manifest::open(&EngineConfig::new(dir), SystemDisk::shared(), SystemClock::shared()).await.unwrap()
     }
 
     #[tokio::test]

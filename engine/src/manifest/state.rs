@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, NodeId, Position, Seq};
 
-use super::{Edit, FlushEdit, FlushedHistory, PinRecord};
-use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
+use super::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord};
+use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId, keys::KEYS_KEPT};
 
 /// A node's physical facts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -45,6 +45,9 @@ pub(crate) struct HistoryState {
     pub(crate) tables: BTreeMap<TableId, TableState>,
     /// Of the system history: its fold.
     pub(crate) system_facts: Vec<SystemFact>,
+    /// Its latest idempotency keys, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) keys: Vec<KeyRecord>,
 }
 
 /// A table with its datafiles.
@@ -81,7 +84,9 @@ impl ManifestState {
 
 impl HistoryState {
     fn moved(known: Option<Self>, moved: FlushedHistory) -> Self {
-        let mut held = known.map(|known| known.tables).unwrap_or_default();
+        let (mut held, mut keys) = known.map(|known| (known.tables, known.keys)).unwrap_or_default();
+        keys.extend(moved.keys);
+        keys.drain(..keys.len().saturating_sub(KEYS_KEPT));
         let mut tables: BTreeMap<TableId, TableState> = BTreeMap::new();
         for table in moved.tables {
             let partitions = held.remove(&table.id).map(|held| held.partitions).unwrap_or_default();
@@ -104,6 +109,7 @@ impl HistoryState {
             complete_from: moved.complete_from,
             tables,
             system_facts: moved.system_facts,
+            keys,
         }
     }
 }

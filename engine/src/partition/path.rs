@@ -34,7 +34,7 @@ impl DatafilePath {
 /// A new unique path. Names are escaped without collisions (also between databases or tables whose names differ only
 /// in case or in characters that file systems dislike); long values are cut and carry a hash; NULL is its own folder.
 /// `database` and `table` are the names at the time of writing; a dropped and re-created one shares the folder, the
-/// file part is random.
+/// file part is `file`, which no other file has.
 ///
 /// Escapes are those of URLs and Hive, `%` and two hexadecimal digits, so other tools read partition values back.
 pub fn datafile_path(
@@ -42,6 +42,7 @@ pub fn datafile_path(
     table: &str,
     scheme: &PartitionScheme,
     key: &PartitionKey,
+    file: [u8; 16],
 ) -> Result<DatafilePath> {
     let mut path = format!("{}/{}/", folder(database), folder(table));
     for (name, value) in scheme.describe(key)? {
@@ -59,7 +60,7 @@ pub fn datafile_path(
         }
         path.push('/');
     }
-    path.push_str(&hexadecimal(&rand::random::<[u8; 16]>()));
+    path.push_str(&hexadecimal(&file));
     path.push_str(EXTENSION);
     Ok(DatafilePath(path))
 }
@@ -122,7 +123,7 @@ mod tests {
             let array = StringArray::from(vec![value]);
             let batch = RecordBatch::try_new(table.schema(), vec![Arc::new(array)]).unwrap();
             let (key, _) = scheme.split(&batch).unwrap().remove(0);
-            let path = datafile_path("Market", "bars", &scheme, &key).unwrap();
+            let path = datafile_path("Market", "bars", &scheme, &key, rand::random()).unwrap();
             assert_eq!(path.object_path().unwrap().as_ref(), path.0);
             let (folder, file) = path.0.rsplit_once('/').unwrap();
             assert_eq!(file.len(), 32 + ".parquet".len());

@@ -14,6 +14,7 @@ use crate::{
     DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table, TableId,
     database::Database,
     datafile::{Sink, verify_datafile},
+    ids::unique,
     manifest::{Edit, HistoryState, TableState, surely_not_written},
     partition::{DatafilePath, datafile_path},
     recovery::restore_version,
@@ -104,7 +105,13 @@ impl RepairInstall {
 
     fn begin(&self, datafile: usize) -> Result<Partial> {
         let (table, key, _) = self.described(datafile)?;
-        let path = datafile_path(&self.manifest.name, &table.name, &PartitionScheme::new(table)?, key)?;
+        let path = datafile_path(
+            &self.manifest.name,
+            &table.name,
+            &PartitionScheme::new(table)?,
+            key,
+            unique(&*self.engine.clock),
+        )?;
         let sink = Sink::new(Arc::clone(&self.engine.store), path.object_path()?);
         Ok(Partial { path, sink, hash: Xxh3::new(), bytes: 0 })
     }
@@ -151,6 +158,7 @@ impl RepairInstall {
             complete_from: manifest.position.seq,
             tables,
             system_facts: Vec::new(),
+            keys: Vec::new(),
         }
     }
 }

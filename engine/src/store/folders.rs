@@ -2,62 +2,47 @@
 
 use std::{
     collections::HashSet,
-    fmt::Debug,
-    fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use object_store::Error;
 use parking_lot::Mutex;
-
-/// The two calls that make files and names durable.
-pub(super) trait Durability: Debug + Send + Sync + 'static {
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
-    fn sync_folder(&self, path: &Path) -> io::Result<()>;
-}
-
-#[derive(Debug)]
-pub(super) struct SystemDurability;
-
-impl Durability for SystemDurability {
-    fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
-        file.sync_all()
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
-    }
-}
+use tailrace_wal::Disk;
 
 /// Creates folders and links files into them, and knows which folders are durable already.
 #[derive(Debug)]
 pub(super) struct Folders {
-    durability: Arc<dyn Durability>,
+    pub(super) disk: Arc<dyn Disk>,
     /// Folders whose own names were synced since start. One that merely exists may have been created by another
     /// upload a moment ago, whose sync is still to come.
     durable: Mutex<HashSet<PathBuf>>,
+    staged: AtomicU64,
 }
 
 impl Folders {
-    pub(super) fn new(durability: Arc<dyn Durability>) -> Self {
-        Self { durability, durable: Mutex::default() }
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, durable: Mutex::default(), staged: AtomicU64::new(0) }
     }
 
-    pub(super) fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
-        self.durability.sync_file(file, path)
+    /// A name that no other staging file has: those of earlier processes are gone.
+    pub(super) fn staging_name(&self) -> String {
+        format!("{:032x}#1", self.staged.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Creates the root and its missing ancestors, each synced into its parent. A root that exists is synced into its
     /// parent too: the process that created it may have ended before it did that.
     pub(super) fn create_root(&self, root: &Path) -> io::Result<()> {
-        let missing = root.ancestors().take_while(|ancestor| !ancestor.is_dir());
-        let mut chain: Vec<&Path> = missing.collect();
-        if chain.is_empty() {
-            chain.push(root);
+        self.disk.create_dir_all(root)?;
+        if let Some(parent) = root.parent() {
+            self.disk.sync_dir(parent)?;
         }
-        chain.into_iter().rev().try_for_each(|folder| self.create_one(folder))
+        self.durable.lock().insert(root.to_owned());
+        Ok(())
     }
 
     /// Creates a folder below the root and its missing ancestors, each synced into its parent.
@@ -70,12 +55,13 @@ impl Folders {
     }
 
     fn create_one(&self, folder: &Path) -> io::Result<()> {
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => return Err(error),
-            _ => {}
+        match self.disk.create_dir(folder) {
+            // A file may have that name.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(self.disk.list(folder)?),
+            created => created?,
         }
         if let Some(parent) = folder.parent() {
-            self.durability.sync_folder(parent)?;
+            self.disk.sync_dir(parent)?;
         }
         self.durable.lock().insert(folder.to_owned());
         Ok(())
@@ -89,13 +75,13 @@ impl Folders {
         };
         let folder = to.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         self.create(folder).map_err(failed)?;
-        fs::hard_link(from, to).map_err(|source| match source.kind() {
+        self.disk.link(from, to).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => {
                 Error::AlreadyExists { path: to.display().to_string(), source: source.into() }
             }
             io::ErrorKind::NotFound => Error::NotFound { path: from.display().to_string(), source: source.into() },
             _ => failed(source),
         })?;
-        self.durability.sync_folder(folder).map_err(failed)
+        self.disk.sync_dir(folder).map_err(failed)
     }
 }

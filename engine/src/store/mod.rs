@@ -2,12 +2,14 @@
 //!
 //! `object_store`'s own local store never syncs. This one writes a staging file, syncs it, links it under its name
 //! (which never replaces a file) and syncs the folder, after every folder that leads there was synced into its parent.
+//! All of that goes through the disk seam, like log and manifest.
 
 mod folders;
+mod reader;
 mod upload;
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,23 +17,27 @@ use std::{
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, local::LocalFileSystem, path::Path as ObjectPath,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, path::Path as ObjectPath,
 };
+use tailrace_wal::Disk;
 use url::Url;
 
 use crate::{EngineError, Result};
-use folders::{Durability, Folders, SystemDurability};
+use folders::Folders;
+use reader::Reader;
 use upload::Staged;
 
 /// Folder below the root where files are written before they get their name.
 const STAGING: &str = ".staging";
 const STORE: &str = "store";
+/// Files removed at a time.
+const REMOVERS: usize = 10;
 
-/// Opens the store: `None` is the folder `data_dir/store`, else a `file:///` URL. Other schemes are refused by name for
-/// now. Puts and completed multipart uploads return only after the file and every folder created for it are synced;
-/// names are created, never overwritten. The folder is created durably, and what an earlier process left half written
-/// is removed. Blocks.
-pub fn open_store(url: Option<&Url>, data_dir: &Path) -> Result<Arc<dyn ObjectStore>> {
+/// Opens the store on `disk`: `None` is the folder `data_dir/store`, else a `file:///` URL. Other schemes are refused by
+/// name for now. Puts and completed multipart uploads return only after the file and every folder created for it are
+/// synced; names are created, never overwritten. The folder is created durably, and what an earlier process left half
+/// written is removed. Blocks.
+pub fn open_store(url: Option<&Url>, data_dir: &Path, disk: Arc<dyn Disk>) -> Result<Arc<dyn ObjectStore>> {
     let root = match url {
         None => data_dir.join(STORE),
         Some(url) if url.scheme() == "file" => url.to_file_path().map_err(|()| {
@@ -42,55 +48,53 @@ pub fn open_store(url: Option<&Url>, data_dir: &Path) -> Result<Arc<dyn ObjectSt
             return Err(EngineError::Unsupported(format!("storage.url with scheme {scheme:?} (file:/// is)")));
         }
     };
-    open_folder(&root)
+    open_folder(&root, disk)
 }
 
 /// Opens or creates a durable store in a folder. See [`open_store`].
-pub(crate) fn open_folder(root: &Path) -> Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(DurableStore::open(root, Arc::new(SystemDurability))?))
+pub(crate) fn open_folder(root: &Path, disk: Arc<dyn Disk>) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(DurableStore::open(root, disk)?))
 }
 
 /// A folder of immutable files.
 #[derive(Debug)]
 struct DurableStore {
-    files: LocalFileSystem,
+    reader: Reader,
     staging: PathBuf,
     folders: Arc<Folders>,
 }
 
 impl DurableStore {
-    fn open(root: &Path, durability: Arc<dyn Durability>) -> Result<Self> {
+    fn open(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
         let failed = |operation: &'static str, path: &Path, reason: String| EngineError::Storage {
             operation,
             object: path.display().to_string(),
             reason,
         };
-        let root = std::path::absolute(root).map_err(|error| failed("open store", root, error.to_string()))?;
-        let folders = Arc::new(Folders::new(durability));
+        let mut root = std::path::absolute(root).map_err(|error| failed("open store", root, error.to_string()))?;
+        let folders = Arc::new(Folders::new(Arc::clone(&disk)));
         folders.create_root(&root).map_err(|error| failed("create folder", &root, error.to_string()))?;
-        // Paths are compared as the file store builds them.
-        let root = root.canonicalize().map_err(|error| failed("open store", &root, error.to_string()))?;
-        folders.create_root(&root).map_err(|error| failed("create folder", &root, error.to_string()))?;
+        if disk.is_local() {
+            // Paths are compared as the file store builds them.
+            root = root.canonicalize().map_err(|error| failed("open store", &root, error.to_string()))?;
+            folders.create_root(&root).map_err(|error| failed("create folder", &root, error.to_string()))?;
+        }
         let staging = root.join(STAGING);
         folders.create(&staging).map_err(|error| failed("create folder", &staging, error.to_string()))?;
-        clean_staging(&staging).map_err(|error| failed("clean folder", &staging, error.to_string()))?;
-        let files =
-            LocalFileSystem::new_with_prefix(&root).map_err(|error| failed("open store", &root, error.to_string()))?;
-        Ok(Self { files, staging, folders })
+        clean_staging(&*disk, &staging).map_err(|error| failed("clean folder", &staging, error.to_string()))?;
+        let reader = Reader::open(&root, disk).map_err(|error| failed("open store", &root, error.to_string()))?;
+        Ok(Self { reader, staging, folders })
     }
 
     fn staged(&self, location: &ObjectPath) -> object_store::Result<Staged> {
-        let destination = self.files.path_to_filesystem(location)?;
+        let destination = self.reader.path(location)?;
         Ok(Staged::new(&self.staging, destination, Arc::clone(&self.folders)))
     }
 }
 
 /// Removes what was being written when an earlier process ended: nothing refers to it.
-fn clean_staging(staging: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(staging)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(())
+fn clean_staging(disk: &dyn Disk, staging: &Path) -> io::Result<()> {
+    disk.list(staging)?.iter().try_for_each(|path| disk.remove(path))
 }
 
 /// Runs blocking work where it may block.
@@ -106,7 +110,7 @@ fn unsupported(operation: &str) -> Error {
 
 impl fmt::Display for DurableStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "durable {}", self.files)
+        write!(f, "durable {}", self.reader)
     }
 }
 
@@ -146,7 +150,7 @@ impl ObjectStore for DurableStore {
     }
 
     async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
-        self.files.get_opts(location, options).await
+        self.reader.get_opts(location, options).await
     }
 
     async fn get_ranges(
@@ -154,7 +158,7 @@ impl ObjectStore for DurableStore {
         location: &ObjectPath,
         ranges: &[std::ops::Range<u64>],
     ) -> object_store::Result<Vec<bytes::Bytes>> {
-        self.files.get_ranges(location, ranges).await
+        self.reader.get_ranges(location, ranges).await
     }
 
     /// An unlinked name may come back after a power loss; nothing refers to it then either.
@@ -162,7 +166,19 @@ impl ObjectStore for DurableStore {
         &self,
         locations: BoxStream<'static, object_store::Result<ObjectPath>>,
     ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
-        self.files.delete_stream(locations)
+        let folders = Arc::clone(&self.folders);
+        let reader = self.reader.clone();
+        let removals = locations.map(move |location| {
+            let (folders, reader) = (Arc::clone(&folders), reader.clone());
+            async move {
+                let location = location?;
+                let path = reader.path(&location)?;
+                blocking(move || folders.disk.remove(&path).map_err(|source| io_error("remove", &path, source)))
+                    .await?;
+                Ok(location)
+            }
+        });
+        removals.buffered(REMOVERS).boxed()
     }
 
     fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
@@ -170,11 +186,11 @@ impl ObjectStore for DurableStore {
             let hidden = meta.as_ref().is_ok_and(|meta| is_staging(&meta.location));
             futures::future::ready(!hidden)
         };
-        self.files.list(prefix).filter(published).boxed()
+        self.reader.list(prefix).filter(published).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
-        let mut listed = self.files.list_with_delimiter(prefix).await?;
+        let mut listed = self.reader.list_with_delimiter(prefix).await?;
         listed.objects.retain(|meta| !is_staging(&meta.location));
         listed.common_prefixes.retain(|prefix| !is_staging(prefix));
         Ok(listed)
@@ -185,8 +201,7 @@ impl ObjectStore for DurableStore {
         if options.mode != CopyMode::Create {
             return Err(unsupported("copy over an existing name"));
         }
-        let from = self.files.path_to_filesystem(from)?;
-        let to = self.files.path_to_filesystem(to)?;
+        let (from, to) = (self.reader.path(from)?, self.reader.path(to)?);
         let folders = Arc::clone(&self.folders);
         blocking(move || folders.link(&from, &to)).await
     }
@@ -194,6 +209,13 @@ impl ObjectStore for DurableStore {
 
 fn is_staging(path: &ObjectPath) -> bool {
     path.parts().next().is_some_and(|part| part.as_ref() == STAGING)
+}
+
+fn io_error(operation: &str, path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { path: path.display().to_string(), source: source.into() },
+        _ => Error::Generic { store: "durable", source: format!("{operation} {}: {source}", path.display()).into() },
+    }
 }
 
 #[cfg(test)]
@@ -204,20 +226,34 @@ mod tests {
     use futures::TryStreamExt;
     use object_store::{ObjectStoreExt, WriteMultipart};
     use parking_lot::Mutex;
+    use tailrace_wal::{DiskFile, DiskLock, SystemDisk};
 
     use super::*;
 
-    /// Syncs, remembers what was synced, and fails on request.
-    #[derive(Debug, Default)]
+    /// The machine's disk, which remembers what was synced, and fails on request.
+    #[derive(Debug)]
     struct Recorder {
+        below: Arc<dyn Disk>,
+        state: Arc<State>,
+    }
+
+    #[derive(Debug, Default)]
+    struct State {
         synced: Mutex<Vec<PathBuf>>,
         fail: Mutex<Option<PathBuf>>,
     }
 
-    impl Recorder {
-        fn record(&self, path: &Path) -> std::io::Result<()> {
+    #[derive(Debug)]
+    struct RecordedFile {
+        below: Arc<dyn DiskFile>,
+        path: PathBuf,
+        state: Arc<State>,
+    }
+
+    impl State {
+        fn record(&self, path: &Path) -> io::Result<()> {
             if self.fail.lock().as_deref().is_some_and(|prefix| path.starts_with(prefix)) {
-                return Err(std::io::Error::other("injected"));
+                return Err(io::Error::other("injected"));
             }
             self.synced.lock().push(path.to_owned());
             Ok(())
@@ -228,22 +264,73 @@ mod tests {
         }
     }
 
-    impl Durability for Recorder {
-        fn sync_file(&self, file: &std::fs::File, path: &Path) -> std::io::Result<()> {
-            SystemDurability.sync_file(file, path)?;
-            self.record(path)
+    impl Disk for Recorder {
+        fn is_local(&self) -> bool {
+            true
         }
-
-        fn sync_folder(&self, path: &Path) -> std::io::Result<()> {
-            SystemDurability.sync_folder(path)?;
-            self.record(path)
+        fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+            let below = self.below.create(path)?;
+            Ok(Arc::new(RecordedFile { below, path: path.to_owned(), state: Arc::clone(&self.state) }))
+        }
+        fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>> {
+            self.below.open(path, write)
+        }
+        fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+            for folder in path.ancestors().take_while(|folder| !folder.exists()) {
+                self.state.record(folder.parent().unwrap())?;
+            }
+            self.below.create_dir_all(path)
+        }
+        fn create_dir(&self, path: &Path) -> io::Result<()> {
+            self.below.create_dir(path)
+        }
+        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.below.link(from, to)
+        }
+        fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+            self.below.list(path)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.below.remove(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.below.rename(from, to)
+        }
+        fn sync_dir(&self, path: &Path) -> io::Result<()> {
+            self.below.sync_dir(path)?;
+            self.state.record(path)
+        }
+        fn lock(&self, path: &Path) -> io::Result<DiskLock> {
+            self.below.lock(path)
         }
     }
 
-    fn store(dir: &Path) -> (DurableStore, Arc<Recorder>) {
-        let recorder = Arc::new(Recorder::default());
-        let durability: Arc<dyn Durability> = Arc::<Recorder>::clone(&recorder);
-        (DurableStore::open(&dir.join("a/b/store"), durability).unwrap(), recorder)
+    impl DiskFile for RecordedFile {
+        fn write_all_vectored_at(&self, slices: &mut [io::IoSlice<'_>], offset: u64) -> io::Result<()> {
+            self.below.write_all_vectored_at(slices, offset)
+        }
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.below.read_at(buffer, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.below.sync_data()
+        }
+        fn sync_all(&self) -> io::Result<()> {
+            self.below.sync_all()?;
+            self.state.record(&self.path)
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.below.len()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.below.set_len(len)
+        }
+    }
+
+    fn store(dir: &Path) -> (DurableStore, Arc<State>) {
+        let state = Arc::new(State::default());
+        let disk = Recorder { below: SystemDisk::shared(), state: Arc::clone(&state) };
+        (DurableStore::open(&dir.join("a/b/store"), Arc::new(disk)).unwrap(), state)
     }
 
     async fn names(store: &DurableStore) -> BTreeSet<String> {
@@ -354,9 +441,9 @@ mod tests {
     fn other_schemes_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let url = Url::parse("s3://bucket/x").unwrap();
-        assert!(open_store(Some(&url), dir.path()).unwrap_err().to_string().contains("\"s3\""));
+        assert!(open_store(Some(&url), dir.path(), SystemDisk::shared()).unwrap_err().to_string().contains("\"s3\""));
         let url = Url::from_directory_path(dir.path().join("elsewhere")).unwrap();
-        open_store(Some(&url), dir.path()).unwrap();
+        open_store(Some(&url), dir.path(), SystemDisk::shared()).unwrap();
         assert!(dir.path().join("elsewhere").is_dir());
     }
 }

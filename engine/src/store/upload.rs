@@ -1,9 +1,7 @@
 //! A file on its way into the store.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,6 +9,7 @@ use std::{
 use futures::FutureExt;
 use object_store::{Error, MultipartUpload, PutPayload, PutResult, UploadPart};
 use parking_lot::Mutex;
+use tailrace_wal::DiskFile;
 
 use super::{blocking, folders::Folders};
 
@@ -27,7 +26,7 @@ pub(super) struct Staged {
 enum State {
     /// The file is created by the first write, on a thread that may block.
     New,
-    Open(Arc<File>),
+    Open(Arc<dyn DiskFile>),
     /// A write failed: what is in the file is not what was sent.
     Failed,
     Gone,
@@ -35,13 +34,13 @@ enum State {
 
 impl Staged {
     pub(super) fn new(folder: &Path, destination: PathBuf, folders: Arc<Folders>) -> Self {
-        let name = format!("{:032x}#1", rand::random::<u128>());
+        let name = folders.staging_name();
         Self { staging: folder.join(name), destination, folders, state: Mutex::new(State::New) }
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> object_store::Result<()> {
         let file = self.file()?;
-        file.write_all_at(bytes, offset).map_err(|error| {
+        file.write_all_vectored_at(&mut [IoSlice::new(bytes)], offset).map_err(|error| {
             self.fail();
             self.failed("write", error)
         })
@@ -50,7 +49,7 @@ impl Staged {
     /// Makes the file durable under its name.
     pub(super) fn publish(&self) -> object_store::Result<PutResult> {
         let file = self.file()?;
-        self.folders.sync_file(&file, &self.staging).map_err(|error| {
+        file.sync_all().map_err(|error| {
             self.fail();
             self.failed("sync", error)
         })?;
@@ -63,17 +62,17 @@ impl Staged {
     /// Removes the staging file. What remains after a failure is removed at the next start.
     pub(super) fn remove(&self) {
         if let State::Open(_) | State::Failed = std::mem::replace(&mut *self.state.lock(), State::Gone) {
-            let _ = fs::remove_file(&self.staging);
+            let _ = self.folders.disk.remove(&self.staging);
         }
     }
 
-    fn file(&self) -> object_store::Result<Arc<File>> {
+    fn file(&self) -> object_store::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock();
         match &*state {
             State::Open(file) => Ok(Arc::clone(file)),
             State::New => {
-                let file = OpenOptions::new().write(true).create_new(true).open(&self.staging);
-                let file = Arc::new(file.map_err(|error| self.failed("create", error))?);
+                let file = self.folders.disk.create(&self.staging);
+                let file = file.map_err(|error| self.failed("create", error))?;
                 *state = State::Open(Arc::clone(&file));
                 Ok(file)
             }

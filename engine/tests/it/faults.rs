@@ -73,6 +73,9 @@ impl State {
 }
 
 impl Disk for HostileDisk {
+    fn is_local(&self) -> bool {
+        true
+    }
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         if self.state.mode.load(Ordering::SeqCst) == FULL {
             return Err(io::ErrorKind::StorageFull.into());
@@ -84,6 +87,12 @@ impl Disk for HostileDisk {
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.below.create_dir_all(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.below.create_dir(path)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.below.link(from, to)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         self.below.list(path)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tailrace_engine::{Applied, Applier, CommitOptions, Engine, EngineError, Role};
-use tailrace_wal::{Frame, HistoryId, Seq};
+use tailrace_wal::{Frame, HistoryId, RecordKind, Seq};
 
 use crate::support::*;
 
@@ -214,4 +214,35 @@ async fn a_peer_cannot_put_rows_into_another_partition() {
     header.payload_hash = forged.hash;
     let refused = applier.prepare(header, forged).unwrap_err();
     assert!(refused.to_string().contains("do not belong to the partition"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_in_the_run_of_its_fragments_is_logged() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut small = config(dir_a.path());
+    small.fragment_bytes = 1000;
+    let (a, b) = (open_with(small).await.0, open(dir_b.path()).await);
+    market(&a).await;
+    let id = market_id(&a);
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    let mut aborted = a.begin("market").unwrap();
+    aborted.append("bars", wide_rows(0..20, 1)).await.unwrap();
+    aborted.append("bars", wide_rows(20..40, 1)).await.unwrap();
+    aborted.abort().await.unwrap();
+    let frames = records(&a, id, applier.position().1).await;
+    assert!(frames.iter().any(|frame| frame.header.kind == RecordKind::Fragment));
+    assert_eq!(frames.last().unwrap().header.kind, RecordKind::Abort);
+    // All are prepared before any of them is held.
+    let run = frames.iter().filter_map(|frame| applier.prepare(frame.header, frame.payload.clone()).unwrap());
+    let run: Vec<_> = run.collect();
+    applier.commit(run).await.unwrap();
+    applier.durable().await.unwrap();
+    // Without it, the transaction would be open here, and hold the log, for ever.
+    let copy = records(&b, id, applier.position().1).await;
+    assert_eq!(copy.len(), frames.len());
+    assert_eq!(copy.last().unwrap().header.kind, RecordKind::Abort);
+    insert(&a, "bars", rows(0..10, 1)).await;
+    catch_up(&a, &applier).await;
+    assert_equal(&a, &b).await;
 }

@@ -9,7 +9,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use tailrace_engine::{
     Chunk, ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, Receipt, StartReport, TableDefinition,
-    Version, partition::Transform,
+    TableVersion, Version, partition::Transform,
 };
 use tailrace_wal::{SystemClock, SystemDisk};
 
@@ -103,11 +103,18 @@ pub(crate) async fn market(engine: &Arc<Engine>) {
     engine.create_table("market", bars("bars")).await.unwrap();
 }
 
-/// All rows of a table as (seq, ordinal) → (id, note), from memory and files. Doubled identities fail.
+/// All rows of a table of `market` as (seq, ordinal) → (id, note), from memory and files. Doubled identities fail.
 pub(crate) async fn contents(engine: &Arc<Engine>, version: &Version, table: &str) -> BTreeMap<Identity, Row> {
+    match version.database("market").and_then(|database| database.table(table)) {
+        Some(table) => table_contents(engine, table).await,
+        None => BTreeMap::new(),
+    }
+}
+
+/// All rows of a table.
+pub(crate) async fn table_contents(engine: &Arc<Engine>, table: &TableVersion) -> BTreeMap<Identity, Row> {
     let mut found = BTreeMap::new();
     let mut add = |identity, row| assert!(found.insert(identity, row).is_none(), "row {identity:?} twice");
-    let Some(table) = version.database("market").and_then(|database| database.table(table)) else { return found };
     let mut expected = 0;
     for (_, partition) in table.partitions() {
         expected += partition.rows();
@@ -136,7 +143,8 @@ pub(crate) async fn contents(engine: &Arc<Engine>, version: &Version, table: &st
     found
 }
 
-fn chunk_rows(chunk: &Chunk) -> Vec<(Identity, Row)> {
+/// The rows of a chunk.
+pub(crate) fn chunk_rows(chunk: &Chunk) -> Vec<(Identity, Row)> {
     let mut found = Vec::new();
     for (index, run) in chunk.identities.iter().enumerate() {
         let end = chunk.identities.get(index + 1).map_or(chunk.batch.num_rows(), |next| next.start);

@@ -1,4 +1,4 @@
-//! The disk seam: the few calls that the log needs, so that tests can put a hostile disk beneath it.
+//! The disk seam: the few calls that log, manifest and datafiles need, so that tests can put a hostile disk beneath them.
 
 mod system;
 
@@ -12,15 +12,29 @@ use std::{
 
 pub use system::SystemDisk;
 
-/// A file system, as far as the log uses it. All calls block.
+/// A file system, as far as it is used here. All calls block.
 pub trait Disk: Debug + Send + Sync + 'static {
+    /// Whether paths name files of this machine's own file system, which others can open beside this seam.
+    fn is_local(&self) -> bool {
+        false
+    }
     /// Creates a file that must not exist yet, for reading and writing.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file; `write` asks for write access too.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>>;
     /// Creates a folder and its missing ancestors, each made durable.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-    /// Files in a folder, in no order.
+    /// Creates one folder in an existing one, without making it durable. `AlreadyExists` when it is there.
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Gives a file one more name, without making it durable. `AlreadyExists` when the name is taken.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Files and folders in a folder, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;

@@ -26,6 +26,10 @@ impl SystemDisk {
 }
 
 impl Disk for SystemDisk {
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         Ok(Arc::new(SystemFile { file, cursor: Mutex::new(()) }))
@@ -47,6 +51,14 @@ impl Disk for SystemDisk {
             }
         }
         Ok(())
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

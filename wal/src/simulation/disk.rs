@@ -29,6 +29,7 @@ pub enum CallKind {
     Create,
     Open,
     CreateDir,
+    Link,
     List,
     Remove,
     Rename,
@@ -502,6 +503,18 @@ impl Disk for SimulatedDisk {
             self.sync_dir(folder.parent().unwrap_or(Path::new("")))?;
         }
         Ok(())
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(CallKind::CreateDir, path)?;
+        self.shared.state.lock().names.create(path, Entry::Dir)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(CallKind::Link, to)?;
+        let mut state = self.shared.state.lock();
+        let file = state.file_of(from)?;
+        state.names.create(to, Entry::File(file))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -148,7 +148,11 @@ impl Names {
     }
 
     fn check_dir(&self, dir: &Path) -> io::Result<()> {
-        if self.is_dir(dir) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+        match self.seen.get(dir) {
+            _ if self.is_dir(dir) => Ok(()),
+            Some(_) => Err(ErrorKind::NotADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
     }
 
     fn dir_of(&self, path: &Path) -> io::Result<PathBuf> {

@@ -1,0 +1,68 @@
+//! Whole runs, with and without bugs.
+
+use tailrace_engine::simulation::PlantedBug;
+use tailrace_wal::simulation::{FaultClass, FaultCounts};
+
+use crate::{
+    seeds::{must, quietly, seeds},
+    world::{Done, Plan, World},
+};
+
+const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, planted: None };
+
+#[test]
+fn what_was_acknowledged_is_there_after_anything() {
+    let mut counts = FaultCounts::default();
+    let (mut sum, mut calls) = (Done::default(), 0);
+    let seeds = seeds(30);
+    for seed in seeds.clone() {
+        let done = must("what_was_acknowledged_is_there_after_anything", seed, World::new(seed, PLAN).run());
+        counts.merge(&done.counts);
+        sum.operations += done.operations;
+        sum.recoveries += done.recoveries;
+        sum.repairs += done.repairs;
+        calls += done.trace.len();
+    }
+    println!(
+        "{} seeds: {} operations, {} recoveries, {} repairs, {} calls of the disks",
+        seeds.end - seeds.start,
+        sum.operations,
+        sum.recoveries,
+        sum.repairs,
+        calls
+    );
+    println!("faults: {counts}");
+    if seeds.end - seeds.start >= 30 {
+        // Bits flip in the tests of the log alone: what is damaged below the durable mark is refused there.
+        assert_eq!(counts.never_active(), [FaultClass::FlippedBit]);
+        assert!(sum.repairs > 0);
+    }
+}
+
+#[test]
+fn the_same_seed_makes_the_same_trace() {
+    for seed in seeds(4) {
+        let first = must("the_same_seed_makes_the_same_trace", seed, World::new(seed, PLAN).run());
+        let second = must("the_same_seed_makes_the_same_trace", seed, World::new(seed, PLAN).run());
+        for (one, other) in first.trace.iter().zip(&second.trace) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
+    }
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let mut missed = Vec::new();
+    for bug in PlantedBug::ALL {
+        let plan = Plan { planted: Some(*bug), ..PLAN };
+        let found = (0..100).find_map(|seed| quietly(World::new(seed, plan).run()).err().map(|why| (seed, why)));
+        match found {
+            Some((seed, why)) => {
+                println!("{bug:?}: {} seeds: {}", seed + 1, why.lines().next().unwrap_or_default());
+            }
+            None => missed.push(*bug),
+        }
+    }
+    assert_eq!(missed, [], "not found within 100 seeds");
+}
