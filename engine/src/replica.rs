@@ -403,8 +403,10 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
         match header.kind {
             RecordKind::Fragment => {
                 let known = before.is_some() || fresh.contains_key(&key);
-                if !known && header.seq < scratch.position.seq && header.seq >= complete_from {
-                    // Everything that was written since `complete_from` has come here: it is over.
+                let was_here = header.seq < scratch.position.seq && header.seq >= complete_from;
+                if !known && (was_here || header.fragment.0 > 0) {
+                    // Everything that was written since `complete_from` has come here: it is over, and so is what
+                    // follows it. A commit whose fragments are not here is refused.
                     continue;
                 }
                 let count = before.map_or(0, |held| held.fragments.len()) + fresh.get(&key).map_or(0, Vec::len);

@@ -246,3 +246,31 @@ async fn an_abort_in_the_run_of_its_fragments_is_logged() {
     catch_up(&a, &applier).await;
     assert_equal(&a, &b).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_of_an_aborted_transaction_come_again_after_a_flush_and_a_start() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut small = config(dir_a.path());
+    small.fragment_bytes = 1000;
+    let (a, b) = (open_with(small).await.0, open(dir_b.path()).await);
+    market(&a).await;
+    let id = market_id(&a);
+    // A commit lies between the first fragment and the second, and none behind the abort.
+    let mut aborted = a.begin("market").unwrap();
+    aborted.append("bars", wide_rows(0..20, 1)).await.unwrap();
+    insert(&a, "bars", rows(0..10, 1)).await;
+    aborted.append("bars", wide_rows(20..40, 1)).await.unwrap();
+    aborted.abort().await.unwrap();
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    drop(applier);
+    b.flush().await.unwrap();
+    b.shutdown().await.unwrap();
+    drop(b);
+    let b = open(dir_b.path()).await;
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    insert(&a, "bars", rows(10..20, 1)).await;
+    catch_up(&a, &applier).await;
+    assert_equal(&a, &b).await;
+}
