@@ -85,6 +85,10 @@ impl Applier {
             let applying = self.database.applying.lock();
             (applying.version.clone(), applying.complete_from, applying.ended)
         };
+        if ended {
+            // What a client wrote into an open transaction after DROP DATABASE, and its abort.
+            return Ok(None);
+        }
         let here = version.position.seq;
         let key = transaction_key(&header);
         let effects = match header.kind {
@@ -118,7 +122,7 @@ impl Applier {
                 }
             }
             RecordKind::Abort => {
-                let over = ended || (header.seq < here && complete_from == Seq::ZERO);
+                let over = header.seq < here && complete_from == Seq::ZERO;
                 if over || self.database.held.lock().was_aborted(&key) {
                     return Ok(None);
                 }

@@ -14,7 +14,7 @@ const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, planted: None 
 fn what_was_acknowledged_is_there_after_anything() {
     let mut counts = FaultCounts::default();
     let (mut sum, mut calls) = (Done::default(), 0);
-    let seeds = seeds(30);
+    let seeds = seeds(16);
     for seed in seeds.clone() {
         let done = must("what_was_acknowledged_is_there_after_anything", seed, World::new(seed, PLAN).run());
         counts.merge(&done.counts);
@@ -41,7 +41,7 @@ fn what_was_acknowledged_is_there_after_anything() {
 
 #[test]
 fn the_same_seed_makes_the_same_trace() {
-    for seed in seeds(4) {
+    for seed in seeds(2) {
         let first = must("the_same_seed_makes_the_same_trace", seed, World::new(seed, PLAN).run());
         let second = must("the_same_seed_makes_the_same_trace", seed, World::new(seed, PLAN).run());
         for (one, other) in first.trace.iter().zip(&second.trace) {

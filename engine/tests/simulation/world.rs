@@ -485,6 +485,9 @@ impl World {
         match flushed {
             Ok(_) => {}
             Err(EngineError::Log(LogError::Poisoned { .. } | LogError::Closed)) => {
+                // Its background goes on for a while.
+                self.calm();
+                self.primary.engine().work_by_hand().await;
                 let end = if self.random.random_bool(0.5) { End::Kill } else { End::PowerLoss };
                 self.restart(end).await;
             }
@@ -626,7 +629,7 @@ impl World {
         let files = self.primary.disk.files().into_iter().map(|(path, _)| path.to_string_lossy().into_owned());
         let mut there: Vec<String> = files.filter(|path| path.starts_with("/node/store/")).collect();
         there.sort();
-        if live && self.plan.faults {
+        if live {
             // What could not be removed goes at the next start.
             there.retain(|path| named.contains(path));
         }
