@@ -136,6 +136,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
             async_max_bytes: wal.async_max_bytes.0,
             pin_max_bytes: wal.pin_max_bytes.0,
             pin_max_age: wal.pin_max_age.0,
+            reserve_bytes: wal.reserve_bytes.0,
             ..defaults.wal
         },
         archive: wal.archive.as_ref().map(|url| ArchiveConfig { url: url.0.clone(), interval: wal.archive_interval.0 }),

@@ -5,12 +5,9 @@ use std::{
     time::Duration,
 };
 
-use tailrace_wal::PinStatus;
-
 use crate::{
     Engine, EngineError,
     garbage::{self, GarbageReceiver},
-    manifest::{Edit, PinRecord},
 };
 
 /// How often ages are looked at and moved pins are written.
@@ -37,24 +34,31 @@ async fn flush_when_due(engine: Weak<Engine>) {
     let mut pause = RETRY;
     loop {
         let Some(strong) = engine.upgrade() else { return };
-        let due = strong.memtable.due(strong.clock.monotonic(), strong.config.flush_age);
+        let due = strong.memtable.due(strong.clock.monotonic(), strong.config.flush_age) || strong.space.is_pressed();
         if due {
             match strong.flush().await {
                 Ok(_) => pause = RETRY,
                 Err(EngineError::Closed) => return,
                 Err(error) => {
                     tracing::error!(%error, retry_in = ?pause, "the flush failed; rows stay in memory and in the log");
+                    let freed = strong.space.freed.clone();
                     drop(strong);
-                    tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        // There may be space again.
+                        () = freed.notified() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                     pause = (pause * 2).min(RETRY_MAX);
                 }
             }
             continue;
         }
-        let full = strong.memtable.full.clone();
+        // Nothing of the engine is held while this waits.
+        let (full, changed) = (strong.memtable.full.clone(), strong.space.changed.clone());
         drop(strong);
         tokio::select! {
             () = full.notified() => {}
+            () = changed.notified() => {}
             () = tokio::time::sleep(TICK) => {}
         }
     }
@@ -62,6 +66,10 @@ async fn flush_when_due(engine: Weak<Engine>) {
 
 async fn housekeeping(engine: Weak<Engine>) {
     loop {
+        // The first round makes the reserve of a new node.
+        if let Some(engine) = engine.upgrade() {
+            engine.mind_space().await;
+        }
         tokio::time::sleep(TICK).await;
         let Some(engine) = engine.upgrade() else { return };
         engine.keep_house().await;
@@ -69,28 +77,15 @@ async fn housekeeping(engine: Weak<Engine>) {
 }
 
 impl Engine {
-    /// Aborts idle transactions and writes moved pins.
+    /// Aborts idle transactions, frees log that dead feeds hold, and writes moved pins.
     pub(crate) async fn keep_house(&self) {
+        self.retry_aborts().await;
         for idle in self.open.doom_idle(self.clock.monotonic(), self.config.transaction_max_age) {
             tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
             self.abort_transaction(idle.history, idle.number).await;
         }
+        // A dead feed calls nothing by itself: its budgets are looked at here.
+        self.retain_log().await;
         self.write_pins().await;
     }
-
-    /// Writes the pins' marks to the manifest where they have moved. They are hints: an older mark holds more log.
-    pub(crate) async fn write_pins(&self) {
-        let mut written = self.pins_written.lock().await;
-        let pins: Vec<PinRecord> = self.log.pins().iter().map(pin_record).collect();
-        if *written != pins {
-            match self.manifest.append(Edit::Pins(pins.clone())).await {
-                Ok(()) => *written = pins,
-                Err(error) => tracing::warn!(%error, "moved pins were not written; they are tried again"),
-            }
-        }
-    }
-}
-
-fn pin_record(pin: &PinStatus) -> PinRecord {
-    PinRecord { key: pin.key.clone(), acknowledged: pin.acknowledged, applied: pin.applied, restart: pin.restart }
 }

@@ -39,13 +39,18 @@ pub(crate) struct Fragments {
     /// Fragments that the writer has not taken yet, as far as known.
     pub(crate) appending: Vec<Appending>,
     pub(crate) registration: Registration,
+    /// Not even the first is in the log: there is nothing to abort.
+    pub(crate) none_written: bool,
 }
 
 impl Fragments {
     /// Waits until all fragments are written: a commit must not name one that is not.
     pub(crate) async fn written(&mut self) -> Result<()> {
-        for mut appending in self.appending.drain(..) {
-            appending.written().await?;
+        for (index, mut appending) in self.appending.drain(..).enumerate() {
+            if let Err(error) = appending.written().await {
+                self.none_written = index == 0 && error.is_full();
+                return Err(error.into());
+            }
         }
         Ok(())
     }
@@ -96,7 +101,12 @@ impl Engine {
         match &outcome {
             // Whether the commit record survives is for the next start to say.
             Ok(_) | Err(EngineError::Log(LogError::Poisoned { .. })) => {}
-            Err(_) => self.abort_fragments(&database, fragments).await,
+            Err(error) => {
+                if matches!(error, EngineError::Log(error) if error.is_full()) {
+                    self.space.starve();
+                }
+                self.abort_fragments(&database, fragments).await;
+            }
         }
         outcome
     }
@@ -176,8 +186,8 @@ impl Engine {
         persistence: Persistence,
         body: Body,
     ) -> Result<(Appending, Written)> {
-        let mut appending = self.log.append(record, persistence).await?;
-        let written = appending.written().await?;
+        let frees = body.effects.iter().any(|effect| matches!(effect, Effect::DropTable(_) | Effect::DropDatabase));
+        let (appending, written) = self.append_record(record, persistence, frees).await?;
         self.apply_all(
             database,
             [Committed {
@@ -193,6 +203,29 @@ impl Engine {
         );
         database.applied(written.position.seq).await?;
         Ok((appending, written))
+    }
+
+    /// Appends a record. Where there is no space for it, what can be freed is. One that `frees` space gets what the
+    /// reserve has.
+    async fn append_record(
+        &self,
+        record: Record,
+        persistence: Persistence,
+        frees: bool,
+    ) -> Result<(Appending, Written)> {
+        if !frees {
+            let outcome = await_written(self.log.append(record, persistence)).await;
+            if outcome.as_ref().is_err_and(EngineError::is_full) {
+                self.space.starve();
+            }
+            return outcome;
+        }
+        let append = || await_written(self.log.append_for_space(record.clone(), persistence));
+        let outcome = self.space.needed("a DROP", append).await;
+        if self.space.is_short() {
+            self.space.press();
+        }
+        outcome
     }
 
     /// Applies transactions in their turn and tells whoever watches.
@@ -237,8 +270,9 @@ impl Engine {
             fragment: FragmentNumber(0),
             payload: encode_facts(&facts)?,
         };
-        let mut appending = self.log.append(record, Persistence::Sync).await?;
-        let written = appending.written().await?;
+        // Small, and the end of a database is among them.
+        let append = || await_written(self.log.append_for_space(record.clone(), Persistence::Sync));
+        let (appending, written) = self.space.needed("a fact of the cluster", append).await?;
         {
             let mut system = self.system.lock();
             facts.into_iter().for_each(|fact| system.fold(fact));
@@ -252,26 +286,36 @@ impl Engine {
     /// Ends a transaction that has written fragments. Best effort: a start aborts what is left open.
     pub(crate) async fn abort_fragments(&self, database: &Arc<Database>, fragments: Option<Fragments>) {
         if let Some(fragments) = fragments {
-            self.abort_transaction(database.id, fragments.number).await;
+            if !fragments.none_written {
+                self.abort_transaction(database.id, fragments.number).await;
+            }
             drop(fragments.registration);
         }
     }
 
     /// Writes an abort record.
     pub(crate) async fn abort_transaction(&self, history: tailrace_wal::HistoryId, number: TransactionNumber) {
-        let record = Record {
-            history,
-            kind: RecordKind::Abort,
-            transaction: Some(number),
-            fragment: FragmentNumber(0),
-            payload: Payload::empty(),
+        let append = || async {
+            let record = Record {
+                history,
+                kind: RecordKind::Abort,
+                transaction: Some(number),
+                fragment: FragmentNumber(0),
+                payload: Payload::empty(),
+            };
+            self.log.append(record, Persistence::Async).await?.written().await?;
+            Ok(())
         };
-        let result = match self.log.append(record, Persistence::Async).await {
-            Ok(mut appending) => appending.written().await.map(drop),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            tracing::warn!(%history, transaction = %number, %error, "no abort record was written; the next start does it");
+        // Without it the transaction would hold the log.
+        match self.space.needed("an abort record", append).await {
+            Ok(()) => {}
+            Err(error) if error.is_full() => {
+                tracing::debug!(%history, transaction = %number, %error, "no abort record was written; it is tried again");
+                self.unaborted.lock().push((history, number));
+            }
+            Err(error) => {
+                tracing::warn!(%history, transaction = %number, %error, "no abort record was written; the next start does it");
+            }
         }
     }
 
@@ -300,6 +344,13 @@ pub(crate) fn ended_fact(version: &DatabaseVersion) -> SystemFact {
         end: version.position,
         epochs: version.epochs.clone(),
     }
+}
+
+/// Waits until a record is written.
+async fn await_written(appending: impl Future<Output = Result<Appending, LogError>>) -> Result<(Appending, Written)> {
+    let mut appending = appending.await?;
+    let written = appending.written().await?;
+    Ok((appending, written))
 }
 
 struct Body {

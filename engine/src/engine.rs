@@ -25,6 +25,7 @@ use crate::{
     manifest::{Manifest, PinRecord},
     memtable::Memtable,
     open_transactions::OpenTransactions,
+    space::Space,
     system::System,
     version::{Databases, Datafile},
 };
@@ -48,6 +49,9 @@ pub struct Engine {
     pub(crate) log: Log,
     pub(crate) archiver: Option<Arc<Archiver>>,
     pub(crate) manifest: Manifest,
+    pub(crate) space: Arc<Space>,
+    /// Transactions that are over, whose abort records found no space.
+    pub(crate) unaborted: Mutex<Vec<(HistoryId, tailrace_wal::TransactionNumber)>>,
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The newest version of everything.
     pub(crate) versions: ArcSwap<Databases>,
@@ -67,6 +71,8 @@ pub struct Engine {
     pub(crate) garbage: Garbage,
     /// The pins as the manifest has them.
     pub(crate) pins_written: tokio::sync::Mutex<Vec<PinRecord>>,
+    /// They could not be written the last time.
+    pub(crate) pins_failing: AtomicBool,
     /// Databases that ended since the last flush, with the datafiles that the manifest still names for them.
     pub(crate) retired: Mutex<Vec<(HistoryId, Vec<Arc<Datafile>>)>>,
     /// Ends found by replay whose facts are not in the system history.
@@ -360,6 +366,7 @@ pub(crate) struct Parts {
     pub(crate) log: Log,
     pub(crate) archiver: Option<Arc<Archiver>>,
     pub(crate) manifest: Manifest,
+    pub(crate) space: Arc<Space>,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) system: System,
     pub(crate) garbage: Garbage,
@@ -368,7 +375,7 @@ pub(crate) struct Parts {
 
 impl Engine {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts { config, clock, node, log, archiver, manifest, store, system, garbage, flushed } = parts;
+        let Parts { config, clock, node, log, archiver, manifest, space, store, system, garbage, flushed } = parts;
         Self {
             memtable: Memtable::new(config.memtable_bytes),
             cache: DatafileCache::new(config.cache_bytes),
@@ -378,6 +385,8 @@ impl Engine {
             log,
             archiver,
             manifest,
+            space,
+            unaborted: Mutex::default(),
             store,
             versions: ArcSwap::default(),
             publishing: Mutex::default(),
@@ -390,6 +399,7 @@ impl Engine {
             open: Arc::default(),
             garbage,
             pins_written: tokio::sync::Mutex::default(),
+            pins_failing: AtomicBool::new(false),
             retired: Mutex::default(),
             unrecorded_ends: Mutex::default(),
             flushes: AtomicU64::new(0),

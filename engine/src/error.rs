@@ -64,6 +64,14 @@ pub enum EngineError {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// There is no space for it. What waits in memory and in the log is kept; it can be tried again once there is some.
+    #[error("no space left for {object}: {reason}")]
+    Full {
+        /// What was to be written.
+        object: String,
+        /// The cause.
+        reason: String,
+    },
     /// A datafile or the manifest failed or is damaged.
     #[error("{operation} {object}: {reason}")]
     Storage {

@@ -58,12 +58,19 @@ impl Engine {
     pub(crate) async fn flush_all(self: Arc<Self>) -> Result<Lsn> {
         let _one_at_a_time = self.flushing.lock().await;
         self.check_open()?;
+        if self.space.take_pressure() {
+            // What is flushed lies in sealed segments then, and can go as a whole.
+            let rolled = self.space.needed("sealing a segment", || async { Ok(self.log.roll().await?) }).await;
+            if let Err(error) = rolled {
+                tracing::debug!(%error, "the segment was not sealed; the flush goes on");
+            }
+        }
         let mut frozen = self.freeze().await;
         match self.write_frozen(&mut frozen).await {
             Ok(()) => Ok(frozen.lsn),
             Err(error) => {
                 self.thaw(frozen);
-                self.memtable.failing(error.to_string());
+                self.memtable.failing(error.clone());
                 Err(error)
             }
         }
@@ -135,7 +142,11 @@ impl Engine {
         if !planted!(self.config, FlushesUndurable) {
             self.sync_upto(frozen.lsn).await?;
         }
-        let written = self.write_datafiles(frozen).await?;
+        let written = match &self.config.storage_url {
+            None => self.space.needed("a flush", || self.write_datafiles(frozen)).await?,
+            // The reserve lies elsewhere.
+            Some(_) => self.write_datafiles(frozen).await?,
+        };
         let edit = self.edit(frozen, &written);
         if planted!(self.config, TruncatesBeforeEdit) {
             let _ = self.log.truncate(frozen.lsn.min(Lsn(frozen.replay_from.0.saturating_sub(1))));

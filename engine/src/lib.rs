@@ -59,6 +59,7 @@ mod open_transactions;
 mod operation;
 mod part;
 pub mod partition;
+mod pins;
 mod recovery;
 mod repair;
 mod replay;
@@ -66,6 +67,7 @@ mod replica;
 mod scalar;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod space;
 mod store;
 mod system;
 mod table;

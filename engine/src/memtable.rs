@@ -22,7 +22,7 @@ pub(crate) struct Memtable {
 struct Level {
     bytes: u64,
     /// Why the last flush failed, until one succeeds.
-    failing: Option<String>,
+    failing: Option<EngineError>,
 }
 
 #[derive(Debug, Default)]
@@ -90,8 +90,8 @@ impl Memtable {
     }
 
     /// The flush failed for this reason; writers that would wait for room are told.
-    pub(crate) fn failing(&self, reason: String) {
-        self.level.send_modify(|level| level.failing = Some(reason));
+    pub(crate) fn failing(&self, error: EngineError) {
+        self.level.send_modify(|level| level.failing = Some(error));
     }
 
     /// Waits while the memtable is at twice its budget. An error when flushes fail: nobody waits for ever.
@@ -104,18 +104,24 @@ impl Memtable {
         self.full.notify_one();
         match level.wait_for(|level| level.bytes < limit || level.failing.is_some()).await {
             Ok(level) if level.bytes < limit => Ok(()),
-            Ok(level) => Err(EngineError::Storage {
-                operation: "write to",
-                object: "the memtable".to_owned(),
-                reason: format!(
-                    "it holds {} bytes and cannot be flushed ({}); nothing was committed, put that right and run the \
-                     transaction again",
-                    level.bytes,
-                    level.failing.as_deref().unwrap_or_default()
-                ),
-            }),
+            Ok(level) => Err(refusal(&level)),
             Err(_) => Err(EngineError::Closed),
         }
+    }
+}
+
+/// Why nobody waits for room.
+fn refusal(level: &Level) -> EngineError {
+    let cause = level.failing.as_ref().map(ToString::to_string).unwrap_or_default();
+    let reason = format!(
+        "it holds {} bytes and cannot be flushed ({cause}); nothing was committed, put that right and run the \
+         transaction again",
+        level.bytes
+    );
+    let object = "the memtable".to_owned();
+    match &level.failing {
+        Some(error) if error.is_full() => EngineError::Full { object, reason },
+        _ => EngineError::Storage { operation: "write to", object, reason },
     }
 }
 
@@ -163,9 +169,10 @@ mod tests {
         memtable.add(200, Duration::ZERO);
         let mut waiting = Box::pin(memtable.room());
         assert!(futures::poll!(&mut waiting).is_pending());
-        memtable.failing("the disk is full".to_owned());
+        let full = EngineError::Full { object: "a datafile".to_owned(), reason: "the disk is full".to_owned() };
+        memtable.failing(full);
         let refused = waiting.await.unwrap_err();
-        assert!(refused.to_string().contains("the disk is full"), "{refused}");
+        assert!(refused.is_full() && refused.to_string().contains("the disk is full"), "{refused}");
         memtable.freeze();
         memtable.flushed();
         memtable.add(150, Duration::ZERO);

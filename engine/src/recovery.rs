@@ -17,6 +17,7 @@ use crate::{
     manifest::{HistoryState, Manifest, ManifestState},
     open_store,
     replay::Replay,
+    space::Space,
     system::System,
 };
 
@@ -28,12 +29,20 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     #[cfg(not(feature = "simulation"))]
     let store_disk = disk.clone();
     let store = open_store(config.storage_url.as_ref(), &config.data_dir, store_disk)?;
-    let (manifest, state) = Manifest::open(&config, disk.clone(), clock.clone()).await?;
-    let (log, recovery) = {
-        let (wal, node, flushed) = (config.wal.clone(), state.node, state.flushed);
-        let clock = clock.clone();
-        blocking(move || Ok(Log::open(wal, node, flushed, disk, clock)?)).await?
+    let space = {
+        let (config, disk, clock) = (config.clone(), disk.clone(), clock.clone());
+        Arc::new(blocking(move || Ok(Space::open(&config, disk, clock))).await?)
     };
+    // Both begin a segment: a start on a full disk takes that from the reserve.
+    let open_manifest = || Manifest::open(&config, disk.clone(), clock.clone(), space.clone());
+    let (manifest, state) = space.needed("opening the manifest", open_manifest).await?;
+    let open_log = || {
+        let (wal, node, flushed) = (config.wal.clone(), state.node, state.flushed);
+        let (disk, clock) = (disk.clone(), clock.clone());
+        blocking(move || Ok(Log::open(wal, node, flushed, disk, clock)?))
+    };
+    let (log, recovery) = space.needed("opening the log", open_log).await?;
+    space.attach(log.clone());
     if recovery.last < state.flushed {
         return Err(LogError::EndsBefore { end: recovery.last, wanted: state.flushed }.into());
     }
@@ -54,6 +63,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
         log,
         archiver,
         manifest,
+        space,
         store,
         system,
         garbage,
@@ -68,7 +78,8 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     open_histories(&engine, &recovery)?;
     abort_open_transactions(&engine, &recovery).await;
     repair_ends(&engine).await?;
-    restore_pins(&engine, &state).await;
+    engine.restore_pins(&state).await;
+    engine.free_flushed(&state).await;
     remove_strangers(&engine, &named).await;
     let version = engine.version();
     let stopped = version.databases().filter_map(|database| Some((database.name.clone(), database.stopped.clone()?)));
@@ -238,16 +249,15 @@ async fn repair_ends(engine: &Arc<Engine>) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { engine.record_facts(missing).await }
 }
 
-async fn restore_pins(engine: &Arc<Engine>, state: &ManifestState) {
-    *engine.pins_written.lock().await = state.pins.clone();
-    for pin in &state.pins {
-        match engine.log.pin(pin.key.clone(), pin.acknowledged, pin.restart) {
-            Ok(held) => {
-                held.advance(pin.acknowledged, pin.applied, pin.restart);
-            }
-            Err(error) => {
-                tracing::warn!(feed = pin.key.feed, history = %pin.key.history, %error, "a pin could not be restored");
-            }
+impl Engine {
+    /// The log before the manifest's state goes at once, not with the next flush: a start may be short of space.
+    async fn free_flushed(&self, state: &ManifestState) {
+        let upto = state.flushed.min(Lsn(state.replay_from.0.saturating_sub(1)));
+        let log = self.log.clone();
+        match tokio::task::spawn_blocking(move || log.truncate(upto)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log was not truncated; the next flush tries again"),
+            Err(error) => tracing::error!(%error, "the log was not truncated"),
         }
     }
 }

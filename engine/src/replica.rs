@@ -270,6 +270,9 @@ impl Engine {
         if let Some(reason) = &after.stopped {
             return Err(EngineError::DatabaseStopped { database: after.name.clone(), reason: reason.clone() });
         }
+        if failure.as_ref().is_some_and(tailrace_wal::LogError::is_full) {
+            self.space.starve();
+        }
         match failure {
             Some(error) => Err(error.into()),
             None => Ok(Applied {

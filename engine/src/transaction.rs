@@ -219,6 +219,7 @@ impl Transaction {
                     bytes: 0,
                     appending: Vec::new(),
                     registration,
+                    none_written: false,
                 })
             }
         };
@@ -234,12 +235,19 @@ impl Transaction {
             fragment: FragmentNumber(number),
             payload,
         };
-        let mut appending = self.engine.log.append(record, Persistence::Async).await?;
-        if self.engine.config.is_by_hand() {
-            appending.written().await?;
+        match self.engine.log.append(record, Persistence::Async).await {
+            Ok(mut appending) => {
+                if self.engine.config.is_by_hand() {
+                    appending.written().await?;
+                }
+                fragments.appending.push(appending);
+                Ok(())
+            }
+            Err(error) => {
+                fragments.none_written = number == 0;
+                Err(error.into())
+            }
         }
-        fragments.appending.push(appending);
-        Ok(())
     }
 
     fn enter(&self) -> Result<()> {

@@ -110,6 +110,10 @@ pub struct WalSettings {
     pub pin_max_bytes: Size,
     /// Longest time that a replica may stand still while the log grows. Default 7 days.
     pub pin_max_age: Span,
+    /// A file of this size in the data folder, given back when the disk is full so that the node can still flush,
+    /// checkpoint and start; clients' writes are refused until it is there again. At most a sixteenth of the file
+    /// system. 0: none. Default 64 MiB.
+    pub reserve_bytes: Size,
     /// Where sealed segments are archived, `file:///…` or `s3://bucket/prefix`: a copy of every transaction away from
     /// this node's disk. For S3, endpoint and credentials come from the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`). What is not archived is kept within the budgets above. Default:
@@ -251,6 +255,7 @@ impl Default for WalSettings {
             async_max_bytes: Size(log.async_max_bytes),
             pin_max_bytes: Size(log.pin_max_bytes),
             pin_max_age: Span(log.pin_max_age),
+            reserve_bytes: Size(64 << 20),
             archive: None,
             archive_interval: Span(tailrace_wal::ArchiverConfig::default().interval),
         }

@@ -33,6 +33,7 @@ key = "tls/node.key"
 # async_max_bytes = "64MiB"         # … and how large
 # pin_max_bytes = "16GiB"           # log kept for a replica that is away; beyond it the replica repairs itself
 # pin_max_age = "7days"
+# reserve_bytes = "64MiB"           # given back when the disk is full, so that the node can checkpoint; 0: none
 # archive = "file:///mnt/archive"   # or "s3://bucket/prefix" (AWS_… environment): every transaction, away from this disk
 # archive_interval = "5min"         # how far the archive may be behind
 

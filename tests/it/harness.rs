@@ -79,6 +79,10 @@ impl Site {
         assert!(made.status.success(), "init: {}", String::from_utf8_lossy(&made.stderr));
         let mut flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         flags.push("listen.pgwire=127.0.0.1:0".to_owned());
+        // Many nodes on one disk: a small reserve will do, unless a test asks for another.
+        if !flags.iter().any(|flag| flag.starts_with("wal.reserve_bytes=")) {
+            flags.push("wal.reserve_bytes=1MiB".to_owned());
+        }
         flags.push(format!("files.allow=[{:?}]", self.path("import").display().to_string()));
         Node {
             name: name.to_owned(),

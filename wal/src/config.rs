@@ -19,6 +19,9 @@ pub struct LogConfig {
     pub pin_max_bytes: u64,
     /// Longest time that a pin may stand still while the log grows before it is lost. Default 7 days.
     pub pin_max_age: Duration,
+    /// Bytes that the log's owner sets aside ([`crate::Reserve`]) to get out of a full disk; of a small file system at
+    /// most a sixteenth. The log itself does not look at it. Default 0, none: whoever runs a node asks for some.
+    pub reserve_bytes: u64,
     /// A bug that is switched on, to see that tests find it.
     #[cfg(feature = "simulation")]
     pub planted: Option<crate::simulation::PlantedBug>,
@@ -51,6 +54,7 @@ impl LogConfig {
             queue_max_bytes: 64 << 20,
             pin_max_bytes: 16 << 30,
             pin_max_age: Duration::from_secs(7 * 24 * 3600),
+            reserve_bytes: 0,
             #[cfg(feature = "simulation")]
             planted: None,
         }

@@ -187,6 +187,17 @@ fn in_gap(missing: Option<&GapHistory>) -> String {
     })
 }
 
+impl LogError {
+    /// Whether it failed for want of space: nothing was acknowledged, and it can be tried again once there is some.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Io { source, .. } => crate::reserve::is_no_space(source),
+            _ => false,
+        }
+    }
+}
+
 /// An [`LogError::Io`].
 pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> LogError {
     LogError::Io { operation, path: path.into(), source: Arc::new(source) }

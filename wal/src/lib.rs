@@ -24,7 +24,7 @@
 //! | read | `tail` (plans a run over `index`, reads it with one call, checks each `frame` and `payload`) ← `shared` (where a reader starts) ← `segment` (opens a file, reads its `footer`) |
 //! | start | `log` → `recovery/mod` (chain of segments, what to cut, keep and write again) → `recovery/scan` (frame by frame) → `history` (the same fold as on writing) |
 //! | archive | `archive/archiver` (what when) → `archive/pack` (checks, compresses, uploads) → `archive/manifest`; read back by `archive/tail` ← `archive/open` |
-//! | retention | `pin` (claims, budgets) → `retention` (decides) → `pin` (unlinks) |
+//! | retention | `pin` (a feed's handle) → `retention/claim` (its marks, place, age) → `retention/decide` (budgets, what can go) → `retention/mod` (loses, unlinks) |
 //!
 //! Change a byte on disk: `FORMAT.md`, then `frame`, `record`, `directory`, `segment` or `footer`. Change what the writer
 //! keeps per history: `history`, and `footer` if it has to survive a start without a scan.
@@ -53,6 +53,7 @@ mod position;
 mod queue;
 mod record;
 mod recovery;
+mod reserve;
 mod retention;
 mod segment;
 mod shared;
@@ -67,7 +68,7 @@ pub use archive::{
 };
 pub use clock::{Clock, SystemClock};
 pub use config::LogConfig;
-pub use disk::{Disk, DiskFile, DiskLock, SystemDisk};
+pub use disk::{Disk, DiskFile, DiskLock, DiskSpace, SystemDisk};
 pub use error::LogError;
 pub use frame::Salt;
 pub use ids::{
@@ -79,7 +80,9 @@ pub use payload::{
     Directory, FRAME_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PART_ALIGNMENT, PARTITION_BYTES_MAX, Part, PartEntry,
     Payload,
 };
-pub use pin::{Pin, PinKey, PinState, PinStatus};
+pub use pin::{Pin, PinKey, PinState, PinStatus, SavedPin};
 pub use position::Position;
 pub use record::{Frame, HistoryHeader, Record, RecordKind, VerbatimRecord};
+pub use reserve::{Reserve, ReserveStatus};
+pub use retention::{LogHolders, OpenTransactionStatus};
 pub use tail::Tail;

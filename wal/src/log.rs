@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -11,12 +14,13 @@ use tokio::sync::oneshot;
 
 use crate::{
     Clock, CommitTime, Disk, DiskLock, Frame, HistoryId, LogConfig, LogError, Lsn, NodeId, Pin, PinKey, PinStatus,
-    Position, Record, Seq, Tail, TransactionNumber, VerbatimRecord,
+    Position, Record, SavedPin, Seq, Tail, TransactionNumber, VerbatimRecord,
     error::io_error,
     marks::Marks,
     poison::Poison,
     queue::{Item, Queue, Queued, Request},
     recovery::recover,
+    retention::LogHolders,
     shared::Shared,
     writer::Writer,
 };
@@ -180,8 +184,9 @@ impl Log {
             queue: Queue::new(config.queue_max_bytes),
             marks: Marks::new(recovered.last.last),
             poison: Poison::default(),
+            refuses: AtomicBool::new(false),
             histories: Mutex::new(recovered.histories),
-            pins: Mutex::default(),
+            claims: Mutex::default(),
             archive: Mutex::default(),
             rolled: tokio::sync::Notify::new(),
             segments: RwLock::new(recovered.segments),
@@ -238,8 +243,24 @@ impl Log {
         record: Record,
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
+        let checked = record.payload.check().and_then(|()| self.inner.shared.check_space(record.kind));
+        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence)
+    }
+
+    /// [`Log::append`] of a record that makes space: taken while clients' writes are refused for want of it.
+    pub fn append_for_space(
+        &self,
+        record: Record,
+        persistence: Persistence,
+    ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
         let checked = record.payload.check();
         enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence)
+    }
+
+    /// Refuses commits and fragments with [`LogError::Full`] from now on, or takes them again: what space there is then
+    /// stays for what leads out of a full disk. Aborts are always taken, and so is [`Log::append_for_space`].
+    pub fn refuse_writes(&self, refuse: bool) {
+        self.inner.shared.refuses.store(refuse, Ordering::Release);
     }
 
     /// Queues a record received from its primary. A commit that does not continue the history fails with
@@ -249,7 +270,7 @@ impl Log {
         record: VerbatimRecord,
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
-        let checked = record.check();
+        let checked = record.check().and_then(|()| self.inner.shared.check_space(record.header.kind));
         enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Verbatim(record)), persistence)
     }
 
@@ -310,20 +331,48 @@ impl Log {
         self.inner.shared.claim(key, acknowledged, restart)
     }
 
-    /// All pins, lost ones included.
-    pub fn pins(&self) -> Vec<PinStatus> {
-        self.inner.shared.refresh_pins().into_iter().map(|(status, _)| status).collect()
+    /// Puts a pin back that was saved before a restart: lost ones stay lost with their reason and time, and one whose
+    /// records are gone is lost from now on. Replaces the claim of the same key.
+    pub fn restore_pin(&self, saved: SavedPin) {
+        self.inner.shared.restore_claim(saved);
     }
 
-    /// Forgets a pin, lost or not. `false` if there was none.
+    /// All pins, lost ones included. Those over budget are lost from here on.
+    pub fn pins(&self) -> Vec<PinStatus> {
+        self.inner.shared.pin_statuses()
+    }
+
+    /// Forgets a pin, lost or not, attached or not. `false` if there was none.
     pub fn forget_pin(&self, key: &PinKey) -> bool {
-        self.inner.shared.pins.lock().remove(key).is_some()
+        self.inner.shared.forget_claim(key)
+    }
+
+    /// Forgets pins whose feeds are not attached: all of them, or none. The error names the first that is attached.
+    pub fn forget_detached_pins(&self, keys: &[PinKey]) -> Result<(), PinKey> {
+        self.inner.shared.forget_detached(keys)
     }
 
     /// Removes whole segments whose records all lie at or below `flushed`, and below every pin that is not lost and
     /// every open transaction. Pins over budget are marked lost first. Blocks; returns the new first LSN.
     pub fn truncate(&self, flushed: Lsn) -> Result<Lsn, LogError> {
         self.inner.shared.truncate(flushed)
+    }
+
+    /// Looks at the pins' budgets and removes what nobody needs since the last [`Log::truncate`]. To be called from
+    /// time to time: a feed that is dead does not call by itself. Blocks; returns the new first LSN.
+    pub fn retain(&self) -> Result<Lsn, LogError> {
+        self.inner.shared.retain()
+    }
+
+    /// Gives up the pin that alone holds back most log, whatever its budget says: no feed may keep this node from
+    /// writing. `why` begins the reason of its loss. `None` when no pin holds log back; [`Log::retain`] frees it.
+    pub fn give_up_pin(&self, why: &str) -> Option<PinStatus> {
+        self.inner.shared.give_up(why)
+    }
+
+    /// Who holds how much of the log beside the pins. Blocks.
+    pub fn holders(&self) -> LogHolders {
+        self.inner.shared.holders()
     }
 
     /// Seals the current segment and starts another, so that truncation can take it.

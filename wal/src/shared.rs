@@ -1,20 +1,26 @@
-//! What callers, readers and the writer share. Locks are taken in this order: pins, archive, histories, segments, one
+//! What callers, readers and the writer share. Locks are taken in this order: claims, archive, histories, segments, one
 //! segment's state, one segment's records.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, PinKey, Position, RecordKind, Seq,
+    Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, Position, RecordKind, Seq,
     archive::ArchiveClaim,
     frame::{self, Decoded, HEADER_LEN},
     history::Histories,
     index::{Floor, LargeCommit},
     marks::Marks,
-    pin::Claim,
     poison::Poison,
     queue::Queue,
+    retention::Claims,
     segment::{OpenSegment, Segment, read_full},
 };
 
@@ -28,8 +34,10 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) marks: Marks,
     pub(crate) poison: Poison,
+    /// Commits and fragments are refused for want of space.
+    pub(crate) refuses: AtomicBool,
     pub(crate) histories: Mutex<Histories>,
-    pub(crate) pins: Mutex<BTreeMap<PinKey, Claim>>,
+    pub(crate) claims: Mutex<Claims>,
     pub(crate) archive: Mutex<Option<ArchiveClaim>>,
     /// Told when a segment has been sealed and the next one begun.
     pub(crate) rolled: tokio::sync::Notify,
@@ -56,6 +64,12 @@ impl Shared {
     /// Whether anything is accepted.
     pub(crate) fn check_running(&self) -> Result<(), LogError> {
         self.queue.closed().map_or(Ok(()), Err)
+    }
+
+    /// Whether a record of this kind is taken.
+    pub(crate) fn check_space(&self, kind: RecordKind) -> Result<(), LogError> {
+        let refused = kind != RecordKind::Abort && self.refuses.load(Ordering::Acquire);
+        if refused { Err(LogError::Full { path: self.config.dir.clone() }) } else { Ok(()) }
     }
 
     /// See [`crate::Log::retained_after`].
@@ -87,7 +101,7 @@ impl Shared {
     /// First record retained, and for each history the last seq committed before its first retained record (its end
     /// where none is), as truncation leaves them at one moment.
     pub(crate) fn retained_boundaries(&self) -> (Lsn, BTreeMap<HistoryId, Seq>) {
-        let _truncation = self.pins.lock();
+        let _truncation = self.claims.lock();
         let ends: Vec<(HistoryId, Seq)> = {
             let histories = self.histories.lock();
             let ends = histories.iter().filter_map(|(id, history)| Some((*id, history.fold.end?.position.seq)));

@@ -36,7 +36,10 @@ use super::{
     sink::Sink,
     statistics::Accumulator,
 };
-use crate::{Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, Table, partition::DatafilePath};
+use crate::{
+    Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, Table, partition::DatafilePath,
+    space::is_no_space,
+};
 
 /// Rows of a row group. Fewer: finer pruning and less memory while writing; more: longer dictionaries are shared.
 const ROW_GROUP_ROWS: usize = 256 << 10;
@@ -63,6 +66,10 @@ pub async fn write_datafile(store: &Arc<dyn ObjectStore>, request: WriteRequest<
     let WriteRequest { table, path, chunks } = request;
     let object = path.object_path()?;
     let failed = |reason: String| EngineError::Storage { operation: "write datafile", object: path.0.clone(), reason };
+    let stored = |error: object_store::Error| match is_no_space(&error) {
+        true => EngineError::Full { object: format!("datafile {}", path.0), reason: error.to_string() },
+        false => failed(error.to_string()),
+    };
     let (table, chunks) = (table.clone(), chunks.to_vec());
     let mut encoder = blocking(move || Encoder::new(&table, &chunks)).await.map_err(failed)?;
     let mut sink = Sink::new(Arc::clone(store), object);
@@ -77,12 +84,12 @@ pub async fn write_datafile(store: &Arc<dyn ObjectStore>, request: WriteRequest<
         if !more {
             break;
         }
-        sink.write(encoder.output.take()).await.map_err(|error| failed(error.to_string()))?;
+        sink.write(encoder.output.take()).await.map_err(stored)?;
     }
     let output = Arc::clone(&encoder.output);
     let mut meta = blocking(move || encoder.finish()).await.map_err(failed)?;
-    sink.write(output.take()).await.map_err(|error| failed(error.to_string()))?;
-    sink.finish().await.map_err(|error| failed(error.to_string()))?;
+    sink.write(output.take()).await.map_err(stored)?;
+    sink.finish().await.map_err(stored)?;
     (meta.bytes, meta.hash) = output.summary();
     meta.path = path;
     Ok(meta)

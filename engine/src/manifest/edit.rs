@@ -65,7 +65,7 @@ pub(crate) struct KeyRecord {
     pub(crate) rows: u64,
 }
 
-/// A pin's marks.
+/// A pin, as it is to be found again after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PinRecord {
@@ -73,4 +73,13 @@ pub(crate) struct PinRecord {
     pub(crate) acknowledged: Seq,
     pub(crate) applied: Seq,
     pub(crate) restart: Seq,
+    /// Why it is lost, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost: Option<String>,
+    /// Since when it is in its state, wall-clock microseconds.
+    #[serde(default)]
+    pub(crate) since: CommitTime,
+    /// For how long it had stood still, seconds.
+    #[serde(default)]
+    pub(crate) stalled: u64,
 }

@@ -25,7 +25,7 @@ use tailrace_wal::{
     TransactionNumber,
 };
 
-use crate::{EngineConfig, EngineError, Result, config::planted, ids::unique};
+use crate::{EngineConfig, EngineError, Result, config::planted, ids::unique, space::Space};
 
 /// The manifest's one history. The log beneath belongs to one node and is never read by another.
 const HISTORY: HistoryId = HistoryId([0; 16]);
@@ -68,6 +68,7 @@ pub(crate) struct Manifest {
     log: Log,
     sizes: ManifestSizes,
     care: Care,
+    space: Arc<Space>,
     inner: tokio::sync::Mutex<Inner>,
 }
 
@@ -85,6 +86,7 @@ impl Manifest {
         config: &EngineConfig,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
+        space: Arc<Space>,
     ) -> Result<(Self, ManifestState)> {
         let dir = config.data_dir.join("manifest");
         let sizes = manifest_sizes(config);
@@ -122,7 +124,8 @@ impl Manifest {
         if created && log.status().appended > Lsn::ZERO {
             return Err(damaged(&dir.display().to_string(), "it holds records and no checkpoint"));
         }
-        let manifest = Self { log, sizes, care, inner: tokio::sync::Mutex::new(inner) };
+        let manifest = Self { log, sizes, care, space, inner: tokio::sync::Mutex::new(inner) };
+        // A crash, or want of space, left them without an end: they would hold the log for ever.
         for transaction in open {
             manifest.abort(transaction).await;
         }
@@ -140,7 +143,7 @@ impl Manifest {
         let mut inner = self.inner.lock().await;
         let body = encode(&edit)?;
         let bytes = body.len() as u64;
-        self.write(EDIT, body, self.care.edits).await?;
+        self.space.needed("the manifest", || self.write(EDIT, body.clone(), self.care.edits)).await?;
         inner.state.apply(edit);
         inner.edited_bytes += bytes;
         if inner.edited_bytes > self.sizes.checkpoint_bytes.max(2 * inner.checkpoint_bytes)
@@ -165,9 +168,10 @@ impl Manifest {
     async fn checkpoint(&self, inner: &mut Inner) -> Result<()> {
         let body = encode(&inner.state)?;
         let bytes = body.len() as u64;
-        self.log.roll().await?;
+        self.space.needed("a checkpoint of the manifest", || async { Ok(self.log.roll().await?) }).await?;
         let before = self.log.status().appended;
-        self.write(CHECKPOINT, body, self.care.checkpoints).await?;
+        let write = || self.write(CHECKPOINT, body.clone(), self.care.checkpoints);
+        self.space.needed("a checkpoint of the manifest", write).await?;
         inner.edited_bytes = 0;
         inner.checkpoint_bytes = bytes;
         let log = self.log.clone();
@@ -215,9 +219,9 @@ impl Manifest {
 
     /// Ends a transaction that will have no commit.
     async fn abort(&self, transaction: TransactionNumber) {
-        let record =
-            self.record(RecordKind::Abort, Some(transaction), FragmentNumber(0), Payload::empty(), Persistence::Async);
-        if let Err(error) = record.await {
+        let (kind, number) = (RecordKind::Abort, FragmentNumber(0));
+        let append = || self.record(kind, Some(transaction), number, Payload::empty(), Persistence::Async);
+        if let Err(error) = self.space.needed("the manifest", append).await {
             tracing::warn!(%error, "no abort record was written to the manifest; the next start does it");
         }
     }
@@ -378,7 +382,9 @@ mod tests {
     }
 
     async fn open(dir: &std::path::Path) -> (Manifest, ManifestState) {
-        Manifest::open(&EngineConfig::new(dir), SystemDisk::shared(), SystemClock::shared()).await.unwrap()
+        let (config, disk, clock) = (EngineConfig::new(dir), SystemDisk::shared(), SystemClock::shared());
+        let space = Arc::new(Space::open(&config, disk.clone(), clock.clone()));
+        Manifest::open(&config, disk, clock, space).await.unwrap()
     }
 
     #[tokio::test]

@@ -14,6 +14,20 @@ use object_store::Error;
 use parking_lot::Mutex;
 use tailrace_wal::Disk;
 
+/// A call that failed. The cause stays what it is: want of space is told from other failures by it.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {path}: {source}", path = .path.display())]
+struct Failed {
+    operation: String,
+    path: PathBuf,
+    source: io::Error,
+}
+
+pub(super) fn failed(operation: &str, path: &Path, source: io::Error) -> Error {
+    let failed = Failed { operation: operation.to_owned(), path: path.to_owned(), source };
+    Error::Generic { store: "durable", source: Box::new(failed) }
+}
+
 /// Creates folders and links files into them, and knows which folders are durable already.
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -69,10 +83,7 @@ impl Folders {
 
     /// Gives a synced file one more name, durably; an existing name is an error.
     pub(super) fn link(&self, from: &Path, to: &Path) -> object_store::Result<()> {
-        let failed = |source: io::Error| Error::Generic {
-            store: "durable",
-            source: format!("link {} to {}: {source}", from.display(), to.display()).into(),
-        };
+        let failed = |source: io::Error| failed("link", to, source);
         let folder = to.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         self.create(folder).map_err(failed)?;
         self.disk.link(from, to).map_err(|source| match source.kind() {

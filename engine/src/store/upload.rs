@@ -11,7 +11,10 @@ use object_store::{Error, MultipartUpload, PutPayload, PutResult, UploadPart};
 use parking_lot::Mutex;
 use tailrace_wal::DiskFile;
 
-use super::{blocking, folders::Folders};
+use super::{
+    blocking,
+    folders::{Folders, failed},
+};
 
 /// A staging file; removed when it is dropped without having been published.
 #[derive(Debug)]
@@ -89,8 +92,7 @@ impl Staged {
     }
 
     fn failed(&self, operation: &str, source: io::Error) -> Error {
-        let path = self.destination.display();
-        Error::Generic { store: "durable", source: format!("{operation} {path}: {source}").into() }
+        failed(operation, &self.destination, source)
     }
 }
 

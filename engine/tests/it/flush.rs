@@ -219,3 +219,48 @@ async fn pins_are_restored_and_hold_the_log() {
     engine.flush().await.unwrap();
     assert!(engine.log().retained_after(history).unwrap() > Seq(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_pins_stay_lost_over_a_restart_and_forgotten_ones_stay_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.wal.segment_bytes = 64 << 10;
+    config.wal.pin_max_bytes = 200_000;
+    let (engine, _) = open_with(config.clone()).await;
+    market(&engine).await;
+    let history = engine.version().database("market").unwrap().id;
+    let key = |feed: &str| PinKey { feed: feed.to_owned(), history };
+    drop(engine.log().pin(key("replica/dead"), Seq(2), Seq(2)).unwrap());
+    let attached = engine.log().pin(key("replica/here"), Seq(2), Seq(2)).unwrap();
+    for start in 0..40 {
+        insert(&engine, "bars", wide_rows(start * 100..start * 100 + 100, 2)).await;
+    }
+    let end = engine.version().database("market").unwrap().position.seq;
+    assert!(engine.log().status().bytes > 400_000);
+    engine.flush().await.unwrap();
+    // Nobody looked: the flush itself found it over its budget.
+    assert!(engine.log().status().bytes < 300_000, "{}", engine.log().status().bytes);
+    let lost = engine.log().pins().into_iter().find(|pin| pin.key.feed == "replica/dead").unwrap();
+    assert!(lost.state.reason().unwrap().contains("its budget is 200000"), "{:?}", lost.state);
+    assert!(!attached.advance(end, end, end) && attached.renew(end, end, end));
+    let refused = engine.forget_pins("replica/here", None).await.unwrap_err();
+    assert!(refused.to_string().contains("attached"), "{refused}");
+    engine.shutdown().await.unwrap();
+    drop((attached, engine));
+    let (engine, _) = open_with(config.clone()).await;
+    let pins = engine.log().pins();
+    assert_eq!(pins.len(), 2);
+    assert_eq!((&pins[0].state, pins[0].since), (&lost.state, lost.since));
+    assert!(!pins[1].state.is_lost() && pins[1].acknowledged == end);
+    assert_eq!(engine.forget_pins("replica/dead", Some(history)).await.unwrap(), 1);
+    assert_eq!(engine.forget_pins("replica/dead", None).await.unwrap(), 0);
+    // Killed: what was forgotten was forgotten durably.
+    let image = tempfile::tempdir().unwrap();
+    copy_folder(dir.path(), image.path());
+    drop(engine);
+    let mut config = config;
+    (config.data_dir, config.wal.dir) = (image.path().to_owned(), image.path().join("wal"));
+    let (engine, _) = open_with(config).await;
+    let feeds: Vec<String> = engine.log().pins().into_iter().map(|pin| pin.key.feed).collect();
+    assert_eq!(feeds, ["replica/here"]);
+}

@@ -5,6 +5,7 @@ mod basic;
 mod ddl;
 mod faults;
 mod flush;
+mod full_disk;
 mod repair;
 mod replica;
 mod support;

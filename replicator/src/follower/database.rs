@@ -372,6 +372,11 @@ impl Database {
                 self.pipeline.clear();
                 self.stopping = true;
             }
+            // The record is whole and will be taken once there is space: nobody has to call for it.
+            error if error.is_full() => {
+                self.failures = 0;
+                self.fail_with(&error.to_string());
+            }
             error => self.fail_with(&error.to_string()),
         }
     }

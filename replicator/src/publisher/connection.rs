@@ -306,8 +306,11 @@ impl Served {
     }
 
     fn acknowledge(&mut self, history: HistoryId, durable: Seq, applied: Seq, restart: Seq) {
-        if let Some(pin) = self.pins.get(&history) {
-            pin.advance(durable, applied, restart);
+        if let Some(pin) = self.pins.get(&history)
+            && !pin.advance(durable, applied, restart)
+        {
+            // Lost while its feed went on: as soon as the budget allows, it is under protection again.
+            pin.renew(durable, applied, restart);
         }
         let ended = self.shared.engine.history(history).is_some_and(|info| info.ended && info.position.seq <= durable);
         if ended {

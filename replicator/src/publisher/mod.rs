@@ -104,6 +104,13 @@ impl Publisher {
         self.shared.replicas.feeds(&self.shared.engine)
     }
 
+    /// Forgets what is shown of a feed whose pins were forgotten ([`Engine::forget_pins`]).
+    pub fn forget_feed(&self, feed: &str, history: Option<HistoryId>) {
+        if let Some(replica) = feed.strip_prefix(replicas::FEED_PREFIX) {
+            self.shared.replicas.forget_replica(replica, history);
+        }
+    }
+
     /// Bytes sent since start, as on the wire, and uncompressed.
     pub fn sent_bytes(&self) -> (u64, u64) {
         (self.shared.sent_wire.load(Ordering::Relaxed), self.shared.sent_raw.load(Ordering::Relaxed))

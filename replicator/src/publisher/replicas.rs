@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{ReplicaFeedStatus, ReplicationState};
 
 /// Name of replicas' pins before the replica's name.
-const FEED_PREFIX: &str = "replica/";
+pub(super) const FEED_PREFIX: &str = "replica/";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Replicas {
     ) -> Result<Attachment<'_>, String> {
         let mut attached = self.attached.lock();
         let pins = engine.log().pins();
-        let pinned = pins.iter().filter(|pin| pin.state == PinState::Reserved).filter_map(|pin| replica_of(&pin.key));
+        let pinned = pins.iter().filter(|pin| !pin.state.is_lost()).filter_map(|pin| replica_of(&pin.key));
         let known: BTreeSet<&str> = attached.keys().map(String::as_str).chain(pinned).collect();
         if !known.contains(name) && known.len() >= max_replicas as usize {
             let names = known.into_iter().collect::<Vec<_>>().join(", ");
@@ -101,6 +101,12 @@ impl Replicas {
     pub(crate) fn done(&self, engine: &Engine, name: &str, history: HistoryId) {
         self.marks.lock().remove(&(name.to_owned(), history));
         engine.log().forget_pin(&pin_key(name, history));
+    }
+
+    /// Nothing more is known of a replica, of all histories or of one: its pins were forgotten.
+    pub(crate) fn forget_replica(&self, name: &str, history: Option<HistoryId>) {
+        let is_it = |marked: HistoryId| history.is_none_or(|history| history == marked);
+        self.marks.lock().retain(|(replica, marked), _| replica != name || !is_it(*marked));
     }
 
     /// Histories that replicas have pinned or tried.
@@ -158,12 +164,9 @@ fn row(
     let info = engine.history(*history).filter(|info| pin.is_some() || !info.ended)?;
     let acknowledged = pin.map_or(Seq::ZERO, |pin| pin.acknowledged);
     let lag_tasks = info.position.seq.0.saturating_sub(acknowledged.0);
-    let lost = match pin.map(|pin| &pin.state) {
-        Some(PinState::Lost { reason }) => {
-            Some((ReplicationState::Lost, format!("{reason}; the replica repairs itself when it attaches again")))
-        }
-        _ => None,
-    };
+    let lost = pin
+        .and_then(|pin| pin.state.reason())
+        .map(|reason| (ReplicationState::Lost, format!("{reason}; the replica repairs itself when it attaches again")));
     let trouble = mark.and_then(|mark| mark.trouble.clone()).or(lost);
     let (state, reason) = trouble.map_or((ReplicationState::Enabled, None), |(state, reason)| (state, Some(reason)));
     Some(ReplicaFeedStatus {

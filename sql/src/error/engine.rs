@@ -5,6 +5,8 @@ use tailrace_wal::LogError;
 
 use crate::SqlError;
 
+const MAKE_SPACE: &str = "system.disk shows who holds how many bytes; reads go on, and writes are taken again by themselves once there is space";
+
 impl From<EngineError> for SqlError {
     fn from(error: EngineError) -> Self {
         let text = error.to_string();
@@ -36,6 +38,7 @@ impl From<EngineError> for SqlError {
             EngineError::Forked(_) => Self::new("XX001", text),
             EngineError::Indeterminate { .. } => unknown_outcome(text),
             EngineError::Log(log) => log.into(),
+            EngineError::Full { .. } => Self::new("53100", text).hint(MAKE_SPACE),
             EngineError::Storage { .. } => Self::new("58030", text),
             EngineError::Closed => Self::new("57P01", text),
             _ => Self::new("XX000", text),
@@ -45,8 +48,10 @@ impl From<EngineError> for SqlError {
 
 impl From<LogError> for SqlError {
     fn from(error: LogError) -> Self {
+        if error.is_full() {
+            return Self::new("53100", error.to_string()).hint(MAKE_SPACE);
+        }
         let state = match &error {
-            LogError::Full { .. } => "53100",
             // The record may have been on its way to the disk when the log stopped.
             LogError::Poisoned { .. } => return unknown_outcome(error.to_string()),
             LogError::Corrupt { .. } => "XX001",

@@ -12,14 +12,27 @@ pub(super) enum Type {
     Bool,
 }
 
-/// A parameter of a procedure; it must be given.
+/// A parameter of a procedure; it must be given unless it is optional.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
     pub(super) of: Type,
+    pub(super) optional: bool,
 }
 
-/// Values of all parameters, in their order, of their types.
+impl Parameter {
+    /// One that must be given.
+    pub(super) const fn required(name: &'static str, of: Type) -> Self {
+        Self { name, of, optional: false }
+    }
+
+    /// One that may be left out.
+    pub(super) const fn optional(name: &'static str, of: Type) -> Self {
+        Self { name, of, optional: true }
+    }
+}
+
+/// Values of all parameters, in their order, of their types; NULL where an optional one was left out.
 #[derive(Debug)]
 pub(super) struct Arguments(Vec<ScalarValue>);
 
@@ -56,6 +69,7 @@ impl Arguments {
         }
         let mut checked = Vec::with_capacity(values.len());
         for (value, parameter) in values.into_iter().zip(parameters) {
+            let value = value.or_else(|| parameter.optional.then_some(ScalarValue::Null));
             checked.push(value.ok_or_else(|| wrong(format!("{procedure} needs argument {:?}", parameter.name)))?);
         }
         Ok(Self(checked))
@@ -66,6 +80,14 @@ impl Arguments {
         match self.0.get(index) {
             Some(ScalarValue::Utf8(Some(text))) => Ok(text),
             _ => Err(SqlError::internal(format!("argument {index} is not text"))),
+        }
+    }
+
+    /// The optional text argument at a position.
+    pub(super) fn optional_text(&self, index: usize) -> Result<Option<&str>> {
+        match self.0.get(index) {
+            Some(ScalarValue::Null) => Ok(None),
+            _ => self.text(index).map(Some),
         }
     }
 
@@ -84,7 +106,8 @@ fn signature(procedure: &str, parameters: &[Parameter]) -> String {
             Type::Text => "text",
             Type::Bool => "boolean",
         };
-        format!("{} {of}", parameter.name)
+        let (open, close) = if parameter.optional { ("[", "]") } else { ("", "") };
+        format!("{open}{} {of}{close}", parameter.name)
     });
     format!("{procedure}({})", parameters.collect::<Vec<_>>().join(", "))
 }
@@ -117,7 +140,19 @@ mod tests {
     use super::*;
 
     const PARAMETERS: &[Parameter] =
-        &[Parameter { name: "database", of: Type::Text }, Parameter { name: "enabled", of: Type::Bool }];
+        &[Parameter::required("database", Type::Text), Parameter::required("enabled", Type::Bool)];
+
+    #[test]
+    fn optional_arguments_may_be_left_out() {
+        const OPTIONAL: &[Parameter] =
+            &[Parameter::required("feed", Type::Text), Parameter::optional("database", Type::Text)];
+        let given = |given| Arguments::check("p", OPTIONAL, given);
+        let both = given(vec![argument(None, "f"), argument(None, "d")]).unwrap();
+        assert_eq!((both.text(0).unwrap(), both.optional_text(1).unwrap()), ("f", Some("d")));
+        assert_eq!(given(vec![argument(None, "f")]).unwrap().optional_text(1).unwrap(), None);
+        let error = given(vec![]).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("its signature is p(feed text, [database text])"));
+    }
 
     fn argument(name: Option<&str>, value: impl Into<ScalarValue>) -> Argument {
         Argument { name: name.map(ToOwned::to_owned), value: value.into() }

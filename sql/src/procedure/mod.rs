@@ -3,6 +3,7 @@
 mod arguments;
 mod cluster_replication;
 mod flush;
+mod forget_pin;
 mod set_database_for_cluster_replication;
 
 use datafusion::common::ScalarValue;
@@ -23,14 +24,16 @@ pub(crate) struct Argument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Procedure {
     Flush,
+    ForgetPin,
     SetDatabaseForClusterReplication,
     StartClusterReplication,
     StopClusterReplication,
 }
 
 impl Procedure {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Flush,
+        Self::ForgetPin,
         Self::SetDatabaseForClusterReplication,
         Self::StartClusterReplication,
         Self::StopClusterReplication,
@@ -39,6 +42,7 @@ impl Procedure {
     fn name(self) -> &'static str {
         match self {
             Self::Flush => "flush",
+            Self::ForgetPin => "forget_pin",
             Self::SetDatabaseForClusterReplication => "set_database_for_cluster_replication",
             Self::StartClusterReplication => "start_cluster_replication",
             Self::StopClusterReplication => "stop_cluster_replication",
@@ -48,6 +52,7 @@ impl Procedure {
     fn parameters(self) -> &'static [Parameter] {
         match self {
             Self::Flush | Self::StartClusterReplication | Self::StopClusterReplication => &[],
+            Self::ForgetPin => forget_pin::PARAMETERS,
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
         }
     }
@@ -69,6 +74,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     let instance = session.instance();
     let notices = match procedure {
         Procedure::Flush => flush::run(instance).await?,
+        Procedure::ForgetPin => forget_pin::run(instance, &arguments).await?,
         Procedure::SetDatabaseForClusterReplication => {
             set_database_for_cluster_replication::run(instance, &arguments).await?
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) const PARAMETERS: &[Parameter] =
-    &[Parameter { name: "database", of: Type::Text }, Parameter { name: "enabled", of: Type::Bool }];
+    &[Parameter::required("database", Type::Text), Parameter::required("enabled", Type::Bool)];
 
 pub(super) async fn run(instance: &Arc<Instance>, arguments: &Arguments) -> Result<Vec<String>> {
     let (database, enabled) = (arguments.text(0)?, arguments.bool(1)?);

@@ -79,7 +79,7 @@ async fn system_tables_tell_what_is_there() {
     assert_eq!(texts(&wal[0]), ["t", "0", "sync", "f"]);
     let disk = cells(&client, "SELECT holder FROM system.disk WHERE bytes > 0 ORDER BY holder").await;
     let holders: Vec<_> = disk.iter().map(|row| texts(row)[0]).collect();
-    assert_eq!(holders, ["database market", "log", "manifest", "store"]);
+    assert_eq!(holders, ["database market", "log", "manifest", "preallocated", "store"]);
     assert_eq!(texts(&cells(&client, "SELECT * FROM system.settings").await[0]), ["node.name", "site-a"]);
 }
 

@@ -30,15 +30,15 @@ pub(crate) struct ClaimStatus {
 impl Shared {
     /// Claims everything retained, from before the archive's manifest is read.
     pub(crate) fn claim_archive(&self) {
-        // Truncation holds the pins' lock from its decision to its end.
-        let _truncation = self.pins.lock();
+        // Truncation holds the claims' lock from its decision to its end.
+        let _truncation = self.claims.lock();
         let archived = Lsn(self.first().0.saturating_sub(1));
         *self.archive.lock() = Some(ArchiveClaim { archived, lost: None, stalled_since: None });
     }
 
     /// Everything up to `archived` is archived or named as a gap: what follows is kept again, if the budget allows.
     pub(crate) fn advance_archive(&self, archived: Lsn) {
-        let _truncation = self.pins.lock();
+        let _truncation = self.claims.lock();
         if let Some(claim) = &mut *self.archive.lock()
             && archived > claim.archived
         {

@@ -45,6 +45,19 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Creates the file if it is missing and locks it against other processes and other logs of this one, until the
     /// returned guard is dropped. An error of kind `WouldBlock` when it is locked already.
     fn lock(&self, path: &Path) -> io::Result<DiskLock>;
+    /// How much space the file system of a folder has. An error of kind `Unsupported` where that cannot be known.
+    fn space(&self, _folder: &Path) -> io::Result<DiskSpace> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Space of a file system, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// All of it.
+    pub total: u64,
+    /// What this process may still write.
+    pub available: u64,
 }
 
 /// Holds a lock on a file until it is dropped.

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, DiskLock};
+use super::{Disk, DiskFile, DiskLock, DiskSpace};
 
 /// The machine's file system.
 #[derive(Debug)]
@@ -84,6 +84,11 @@ impl Disk for SystemDisk {
             Err(std::fs::TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn space(&self, folder: &Path) -> io::Result<DiskSpace> {
+        let found = rustix::fs::statvfs(folder)?;
+        Ok(DiskSpace { total: found.f_blocks * found.f_frsize, available: found.f_bavail * found.f_frsize })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     error::io_error,
     footer,
     index::RecordIndex,
+    reserve::is_no_space,
     segment::{
         OpenSegment, Predecessor, SEGMENT_HEADER_LEN, Segment, SegmentHeader, SegmentState, segment_path,
         temporary_path,
@@ -233,8 +234,4 @@ pub(crate) fn make_segment(
         disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
     }
     Ok((path, file))
-}
-
-fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -1,7 +1,6 @@
 //! `get_recent_slave_replication_info()`: on the primary, a row per replica and database.
 
 use tailrace_replicator::Publisher;
-use tailrace_wal::PinState;
 
 use super::{Function, publisher};
 use crate::{
@@ -35,10 +34,6 @@ fn rows(context: &Context<'_>, _argument: Option<i64>, rows: &mut Rows) -> Resul
 /// A row per replica and database, connected or pinned.
 pub(in crate::system) fn push_feeds(publisher: &Publisher, rows: &mut Rows) {
     for feed in publisher.feeds() {
-        let pin = match &feed.pin {
-            PinState::Reserved => "RESERVED",
-            PinState::Lost { .. } => "LOST",
-        };
         rows.push([
             (&feed.replica).into(),
             feed.address.into(),
@@ -49,7 +44,7 @@ pub(in crate::system) fn push_feeds(publisher: &Publisher, rows: &mut Rows) {
             feed.lag_tasks.into(),
             feed.lag_bytes.into(),
             feed.lag.into(),
-            pin.into(),
+            feed.pin.name().into(),
             feed.state.name().into(),
             feed.reason.into(),
         ]);

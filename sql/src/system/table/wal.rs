@@ -26,6 +26,9 @@ pub(super) const TABLE: SystemTable = SystemTable {
         ("syncs", Kind::Int),
         ("appended_bytes", Kind::Int),
         ("poisoned", Kind::Bool),
+        // Writes are refused for want of space: since when and why; NULL while they are taken.
+        ("full_since", Kind::Time),
+        ("full_reason", Kind::Text),
     ],
     rows,
 };
@@ -33,6 +36,7 @@ pub(super) const TABLE: SystemTable = SystemTable {
 fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     let engine = &context.instance.engine;
     let (status, config) = (engine.log().status(), engine.config());
+    let (full_since, full_reason) = engine.reserves().into_iter().find_map(|reserve| reserve.released).unzip();
     rows.push([
         status.first.into(),
         engine.memory().flushed.into(),
@@ -52,6 +56,8 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
         status.syncs.into(),
         status.appended_bytes.into(),
         status.poisoned.into(),
+        full_since.into(),
+        full_reason.into(),
     ]);
     Ok(())
 }

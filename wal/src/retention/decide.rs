@@ -34,6 +34,14 @@ pub(crate) fn overdrawn(held: Held, bytes_max: u64, age_max: Duration) -> Option
     None
 }
 
+/// Whether segments that could go are kept for a pin that needs `lsn`, beside whoever else needs them. `needed`: the
+/// oldest record that each open transaction needs.
+pub(crate) fn extends(segments: &[Extent], flushed: Lsn, needed: &[Lsn], lsn: Lsn) -> bool {
+    let without = removable(segments, flushed, needed.iter().copied());
+    let with = removable(segments, flushed, needed.iter().copied().chain([lsn]));
+    with < without
+}
+
 /// How many segments from the oldest on can go: those whose records are all flushed and that nobody needs.
 /// `needed`: the oldest record that each live pin and each open transaction needs.
 pub(crate) fn removable(segments: &[Extent], flushed: Lsn, needed: impl IntoIterator<Item = Lsn>) -> usize {
@@ -68,6 +76,24 @@ mod tests {
             (10, Some(21), 1),
         ] {
             assert_eq!(removable(&SEGMENTS, Lsn(flushed), needed.map(Lsn)), count, "flushed {flushed}, {needed:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_extends_the_log_where_it_alone_holds_a_segment() {
+        for (flushed, transaction, pin, extended) in [
+            (25, None, 25, false),
+            (25, None, 21, false),
+            (25, None, 20, true),
+            (25, None, 1, true),
+            (19, None, 11, false),
+            (9, None, 1, false),
+            (25, Some(5), 1, false),
+            (25, Some(15), 1, true),
+        ] {
+            let needed: Vec<Lsn> = transaction.map(Lsn).into_iter().collect();
+            let found = extends(&SEGMENTS, Lsn(flushed), &needed, Lsn(pin));
+            assert_eq!(found, extended, "flushed {flushed}, transaction {transaction:?}, pin {pin}");
         }
     }
 
