@@ -182,7 +182,7 @@ impl Engine {
             return;
         }
         let looks = self.space.short.fetch_add(1, Ordering::Relaxed) + 1;
-        if looks % PATIENCE == 0 {
+        if looks.is_multiple_of(PATIENCE) {
             self.log.give_up_pin("the disk is full");
             self.space.press();
         }

@@ -132,12 +132,14 @@ fn spawn(program: &std::path::Path, root: &std::path::Path, port: u16) -> Child 
     let mut command = Command::new(program);
     command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--access-key", "tailrace", "--secret-key", "tailrace-secret"]).arg(root);
-    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     for _ in 0..3_000 {
         if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return process;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+    let _ = process.kill();
+    let _ = process.wait();
     panic!("{} does not listen on port {port}", program.display());
 }

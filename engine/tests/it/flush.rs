@@ -258,7 +258,6 @@ async fn lost_pins_stay_lost_over_a_restart_and_forgotten_ones_stay_forgotten() 
     let image = tempfile::tempdir().unwrap();
     copy_folder(dir.path(), image.path());
     drop(engine);
-    let mut config = config;
     (config.data_dir, config.wal.dir) = (image.path().to_owned(), image.path().join("wal"));
     let (engine, _) = open_with(config).await;
     let feeds: Vec<String> = engine.log().pins().into_iter().map(|pin| pin.key.feed).collect();
