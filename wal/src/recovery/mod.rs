@@ -152,9 +152,16 @@ impl Recovering<'_> {
     }
 
     /// The last segment: closed in good order, or to be decided.
-    fn take_last(mut self, segment: Found, floor: Lsn) -> Result<Recovered, LogError> {
-        let footer = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
+    fn take_last(mut self, segment: Found, mut floor: Lsn) -> Result<Recovered, LogError> {
+        let mut footer = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
             .filter(|footer| footer.first == segment.header.first);
+        // A crash before its sync may keep the trailer and lose what lies before it. What it states was true already.
+        if let Some(torn) = &footer
+            && matches!(torn.records(&segment.path, &*segment.file, segment.header.salt), Err(LogError::Corrupt { .. }))
+        {
+            floor = floor.max(torn.durable);
+            footer = None;
+        }
         if let Some(footer) = &footer
             && footer.durable == footer.last.last
         {

@@ -292,3 +292,21 @@ async fn large_records_survive_a_crash() {
     let frames = replay(&log, Lsn::ZERO).unwrap();
     assert!(frames.iter().enumerate().all(|(at, frame)| frame.payload.part_bytes(0)[9] == at as u8));
 }
+
+#[tokio::test]
+async fn a_torn_footer_behind_whole_records_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open_history(dir.path());
+    append_numbers(&log, 0..10).await;
+    log.close().await.unwrap();
+    drop(log);
+    // The trailer was written before the entries of the records.
+    let path = segments(dir.path()).pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let entries = bytes.len() - 128 - 112 - 10 * 24;
+    bytes[entries..entries + 10 * 24].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    let (log, recovery) = open(dir.path());
+    assert_eq!(recovery.last, Lsn(10));
+    assert_eq!(numbers(&log), (0..10).collect::<Vec<_>>());
+}
