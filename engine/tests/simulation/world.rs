@@ -273,7 +273,10 @@ impl World {
             }
             Outcome::Failed(error) if is_dead(&error) => {}
             Outcome::Failed(error) => {
-                let refused = matches!(error, EngineError::Log(LogError::Full { .. }) | EngineError::Conflict(_));
+                let refused = matches!(
+                    error,
+                    EngineError::Log(LogError::Full { .. }) | EngineError::Full { .. } | EngineError::Conflict(_)
+                );
                 assert!(refused, "{error}");
                 // A drop may have been committed before what follows it failed.
                 let pending = self.known().pending.unwrap();
@@ -476,7 +479,9 @@ impl World {
                 assert_eq!(receipt.position, commit.position, "a key was applied twice");
                 self.oracle.lock().unwrap().acknowledge(receipt.lsn);
             }
-            Err(error) => assert!(is_dead(&error) || matches!(error, EngineError::Log(_)), "{error}"),
+            Err(error) => {
+                assert!(is_dead(&error) || matches!(error, EngineError::Log(_) | EngineError::Full { .. }), "{error}")
+            }
         }
     }
 
@@ -492,7 +497,10 @@ impl World {
                 self.restart(end).await;
             }
             Err(error) => assert!(
-                matches!(error, EngineError::Log(LogError::Full { .. }) | EngineError::Storage { .. }),
+                matches!(
+                    error,
+                    EngineError::Log(LogError::Full { .. }) | EngineError::Storage { .. } | EngineError::Full { .. }
+                ),
                 "{error}"
             ),
         }
