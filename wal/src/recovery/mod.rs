@@ -156,11 +156,15 @@ impl Recovering<'_> {
         let mut footer = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
             .filter(|footer| footer.first == segment.header.first);
         // A crash before its sync may keep the trailer and lose what lies before it. What it states was true already.
-        if let Some(torn) = &footer
-            && matches!(torn.records(&segment.path, &*segment.file, segment.header.salt), Err(LogError::Corrupt { .. }))
-        {
-            floor = floor.max(torn.durable);
-            footer = None;
+        if let Some(found) = &footer {
+            match found.records(&segment.path, &*segment.file, segment.header.salt) {
+                Ok(_) => {}
+                Err(error @ LogError::Io { .. }) => return Err(error),
+                Err(_) => {
+                    floor = floor.max(found.durable);
+                    footer = None;
+                }
+            }
         }
         if let Some(footer) = &footer
             && footer.durable == footer.last.last
