@@ -102,7 +102,7 @@ impl Engine {
             // Whether the commit record survives is for the next start to say.
             Ok(_) | Err(EngineError::Log(LogError::Poisoned { .. })) => {}
             Err(error) => {
-                if matches!(error, EngineError::Log(error) if error.is_full()) {
+                if matches!(error, EngineError::Log(error) if error.found_no_space()) {
                     self.space.starve();
                 }
                 self.abort_fragments(&database, fragments).await;
@@ -215,7 +215,9 @@ impl Engine {
     ) -> Result<(Appending, Written)> {
         if !frees {
             let outcome = await_written(self.log.append(record, persistence)).await;
-            if outcome.as_ref().is_err_and(EngineError::is_full) {
+            if let Err(EngineError::Log(error)) = &outcome
+                && error.found_no_space()
+            {
                 self.space.starve();
             }
             return outcome;

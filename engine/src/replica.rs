@@ -270,7 +270,7 @@ impl Engine {
         if let Some(reason) = &after.stopped {
             return Err(EngineError::DatabaseStopped { database: after.name.clone(), reason: reason.clone() });
         }
-        if failure.as_ref().is_some_and(tailrace_wal::LogError::is_full) {
+        if failure.as_ref().is_some_and(tailrace_wal::LogError::found_no_space) {
             self.space.starve();
         }
         match failure {

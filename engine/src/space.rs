@@ -85,7 +85,8 @@ impl Space {
     }
 
     /// A write of a client found no space. From here on the disk counts as full: smaller writes that might still fit
-    /// would only put off what has to be done.
+    /// would only put off what has to be done. Not for writes that were refused because it counts as full already: the
+    /// last of those may come after the reserve is there again, and would give it back for ever.
     pub(crate) fn starve(&self) {
         self.starved.store(true, Ordering::Release);
         if !self.is_short() {

@@ -27,6 +27,8 @@ pub enum LogError {
     Full {
         /// The segment.
         path: PathBuf,
+        /// It was refused because the disk counts as full already; no write was tried.
+        refused: bool,
     },
     /// An earlier write or sync failed, so the page cache proves nothing any more. The outcome of waiting
     /// records is unknown until the node has been restarted.
@@ -188,6 +190,14 @@ fn in_gap(missing: Option<&GapHistory>) -> String {
 }
 
 impl LogError {
+    /// Whether a write was tried and found no space.
+    pub fn found_no_space(&self) -> bool {
+        match self {
+            Self::Full { refused, .. } => !refused,
+            error => error.is_full(),
+        }
+    }
+
     /// Whether it failed for want of space: nothing was acknowledged, and it can be tried again once there is some.
     pub fn is_full(&self) -> bool {
         match self {

@@ -69,7 +69,7 @@ impl Shared {
     /// Whether a record of this kind is taken.
     pub(crate) fn check_space(&self, kind: RecordKind) -> Result<(), LogError> {
         let refused = kind != RecordKind::Abort && self.refuses.load(Ordering::Acquire);
-        if refused { Err(LogError::Full { path: self.config.dir.clone() }) } else { Ok(()) }
+        if refused { Err(LogError::Full { path: self.config.dir.clone(), refused: true }) } else { Ok(()) }
     }
 
     /// See [`crate::Log::retained_after`].

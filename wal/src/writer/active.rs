@@ -179,7 +179,7 @@ impl Active {
             .and_then(|()| if planted!(self, CutsBackWithoutSync) { Ok(()) } else { self.file.sync_data() });
         self.zeroed_to = self.end;
         match undone {
-            Ok(()) => WriteError::Full(LogError::Full { path: path.clone() }),
+            Ok(()) => WriteError::Full(LogError::Full { path: path.clone(), refused: false }),
             Err(error) => WriteError::Broken(io_error("truncate", path, error)),
         }
     }
@@ -225,7 +225,7 @@ pub(crate) fn make_segment(
                 }
                 _ => {}
             }
-            return Err(LogError::Full { path });
+            return Err(LogError::Full { path, refused: false });
         }
         Err(error) => return Err(io_error("make", &path, error)),
     };
