@@ -7,7 +7,7 @@ use crate::{
     Clock, CommitTime, Epoch, FragmentNumber, HistoryEnd, HistoryHeader, HistoryId, LogError, Lsn, Position,
     RecordKind, Seq, TransactionNumber,
     config::planted,
-    index::{Floor, HistorySummary, LargeCommit, OpenTransaction},
+    index::{EndedTransaction, Floor, HistorySummary, LargeCommit, OpenTransaction},
 };
 
 /// What the records of one history add up to.
@@ -32,6 +32,8 @@ pub(crate) struct Folded {
     /// Set when the record does not continue the records before it.
     pub(crate) broken: Option<Floor>,
     large: Option<LargeCommit>,
+    /// Set when it ends a transaction in fragments.
+    pub(crate) ended: Option<EndedTransaction>,
 }
 
 impl HistoryFold {
@@ -58,11 +60,16 @@ impl HistoryFold {
         }
         let key = (header.epoch, header.transaction);
         let mut large = None;
+        // Of a commit that lists more fragments than were seen here, the first ones are not retained.
+        let is_whole = |open: &OpenTransaction| !is_commit || open.fragments >= header.fragment.0;
+        let whole = self.open.get(&key).copied().filter(is_whole);
+        let ends = |open: &OpenTransaction| header.kind != RecordKind::Fragment && open.first_fragment > Lsn::ZERO;
+        let ended = whole.filter(ends).map(|open| EndedTransaction { lsn, first_fragment: open.first_fragment });
         match header.kind {
             RecordKind::Commit => {
-                let open = self.open.remove(&key);
+                self.open.remove(&key);
                 if header.fragment.0 > 0 {
-                    let first_fragment = open.map_or(Lsn::ZERO, |open| open.first_fragment);
+                    let first_fragment = whole.map_or(Lsn::ZERO, |open| open.first_fragment);
                     large = Some(LargeCommit { seq: header.seq, lsn, first_fragment });
                 }
                 self.end = Some(HistoryEnd { position: header.position(), commit_time: header.commit_time });
@@ -86,17 +93,9 @@ impl HistoryFold {
             }
         }
         if !is_commit && (self.logged.is_none() || broken.is_some()) {
-            let position = match header.seq {
-                Seq::ZERO => Position::start(header.history),
-                _ => header.position(),
-            };
-            let replaced = self.end.is_some_and(|end| self.logged != Some(end.position));
-            self.logged = Some(position);
-            if !replaced {
-                self.end = Some(HistoryEnd { position, commit_time: header.commit_time });
-            }
+            self.begin(header);
         }
-        Folded { before, broken, large }
+        Folded { before, broken, large, ended }
     }
 
     /// Takes in all of one segment's records by their summary.
@@ -105,6 +104,21 @@ impl HistoryFold {
         if let Some(end) = summary.end {
             self.end = Some(end);
             self.logged = Some(end.position);
+        }
+    }
+
+    /// Whether the records alone tell where the history stands.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.logged.is_some()
+    }
+
+    /// Goes on from where a fragment or an abort stands: no commit before it is known.
+    pub(crate) fn begin(&mut self, header: &HistoryHeader) {
+        let end = end_before(header);
+        let replaced = self.end.is_some_and(|end| self.logged != Some(end.position));
+        self.logged = Some(end.position);
+        if !replaced {
+            self.end = Some(end);
         }
     }
 
@@ -144,6 +158,15 @@ impl HistorySummary {
     }
 }
 
+/// The end of a history as a fragment or an abort tells it.
+fn end_before(header: &HistoryHeader) -> HistoryEnd {
+    let position = match header.seq {
+        Seq::ZERO => Position::start(header.history),
+        _ => header.position(),
+    };
+    HistoryEnd { position, commit_time: header.commit_time }
+}
+
 /// A history as the writer holds it.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -151,6 +174,8 @@ pub(crate) struct History {
     pub(crate) fold: HistoryFold,
     /// Readers cannot start before this.
     pub(crate) floor: Option<Floor>,
+    /// Transactions in fragments whose end may not have been durable at the last truncation.
+    pub(crate) ended: Vec<EndedTransaction>,
     /// Counts `open_history`; 0 while it was not called.
     pub(crate) opened: u64,
     /// The epoch begun since it was opened.
@@ -171,11 +196,19 @@ impl History {
             self.floor = Some(Floor { lsn: if has_records { appended } else { Lsn::ZERO }, seq: end.position.seq });
             if has_records {
                 self.fold.open.clear();
+                self.ended.clear();
             }
         }
         self.fold.end = Some(end);
         self.opened += 1;
         self.epoch = None;
+    }
+
+    /// First fragments of transactions that are open, or are open again when a crash takes their end.
+    pub(crate) fn first_fragments(&mut self, durable: Lsn) -> impl Iterator<Item = Lsn> {
+        self.ended.retain(|ended| ended.lsn > durable);
+        let ended = self.ended.iter().map(|ended| ended.first_fragment);
+        self.fold.open.values().map(|open| open.first_fragment).chain(ended)
     }
 
     /// A number for a transaction in fragments.
@@ -281,14 +314,20 @@ impl History {
 /// A record from its primary: must it be refused?
 pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
     let Some(end) = fold.end else { return Err(LogError::UnknownHistory(header.history)) };
-    if header.kind != RecordKind::Commit || planted!(fold, AcceptsAnyVerbatim) {
+    let here = end.position;
+    let forked = || Err(LogError::Forked { here: Box::new(here), record: Box::new(header.position()) });
+    if planted!(fold, AcceptsAnyVerbatim) {
         return Ok(());
     }
-    let here = end.position;
+    if header.kind != RecordKind::Commit {
+        // It may be older than the position, after a repair. One from beyond it would begin the history anew.
+        let is_beyond = header.seq > here.seq || (header.seq == here.seq && header.chain != here.chain);
+        return if is_beyond { forked() } else { Ok(()) };
+    }
     let next = here.follow(header.epoch, header.kind, header.commit_time, header.payload_hash);
     let same_or_later_epoch = header.epoch == here.epoch || header.epoch.counter > here.epoch.counter;
     if next != header.position() || !same_or_later_epoch || header.commit_time <= end.commit_time {
-        return Err(LogError::Forked { here: Box::new(here), record: Box::new(header.position()) });
+        return forked();
     }
     Ok(())
 }

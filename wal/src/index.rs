@@ -104,6 +104,14 @@ pub(crate) struct LargeCommit {
     pub(crate) first_fragment: Lsn,
 }
 
+/// A transaction with fragments that was committed or aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndedTransaction {
+    /// Of the commit or abort.
+    pub(crate) lsn: Lsn,
+    pub(crate) first_fragment: Lsn,
+}
+
 /// A transaction with fragments and neither commit nor abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenTransaction {

@@ -190,6 +190,7 @@ impl Log {
             archive: Mutex::default(),
             rolled: tokio::sync::Notify::new(),
             segments: RwLock::new(recovered.segments),
+            unsynced_removal: Mutex::default(),
             config,
             node,
             disk,
@@ -353,7 +354,8 @@ impl Log {
     }
 
     /// Removes whole segments whose records all lie at or below `flushed`, and below every pin that is not lost and
-    /// every open transaction. Pins over budget are marked lost first. Blocks; returns the new first LSN.
+    /// every open transaction; one whose end is not durable counts as open. A replay after `flushed` needs nothing from
+    /// before it: that is the caller's to see to. Pins over budget are marked lost first. Blocks; returns the new first LSN.
     pub fn truncate(&self, flushed: Lsn) -> Result<Lsn, LogError> {
         self.inner.shared.truncate(flushed)
     }

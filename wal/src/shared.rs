@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, Position, RecordKind, Seq,
     archive::ArchiveClaim,
+    error::io_error,
     frame::{self, Decoded, HEADER_LEN},
     history::Histories,
     index::{Floor, LargeCommit},
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) rolled: tokio::sync::Notify,
     /// By first LSN. Never empty: the last one is written.
     pub(crate) segments: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
+    /// A segment was removed and the folder is not synced.
+    pub(crate) unsynced_removal: Mutex<bool>,
 }
 
 impl Shared {
@@ -59,6 +63,43 @@ impl Shared {
     /// The segment that holds `lsn`, or would; `None` when it is truncated.
     pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
         self.segments.read().range(..=lsn).next_back().map(|(_, segment)| segment.clone())
+    }
+
+    /// First fragments of all transactions that are open, or are open again when a crash takes their end.
+    pub(crate) fn first_fragments(&self) -> Vec<Lsn> {
+        let durable = self.marks.durable();
+        self.histories.lock().values_mut().flat_map(|history| history.first_fragments(durable)).collect()
+    }
+
+    /// Removes the oldest segments, one after the other, each durably gone before the next: a crash or a failure in
+    /// between leaves a log without a gap. The last segment stays, sealed or not: it alone says where LSNs go on.
+    pub(crate) fn remove_oldest(&self, count: usize) -> Result<(), LogError> {
+        let mut is_unsynced = self.unsynced_removal.lock();
+        self.sync_removal(&mut is_unsynced)?;
+        let segments = self.all_segments();
+        for segment in segments.iter().take(count.min(segments.len().saturating_sub(1))) {
+            // Out of the list first: readers take a missing file for a truncated one.
+            self.segments.write().remove(&segment.header.first);
+            match self.disk.remove(&segment.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    // It is still the oldest: without it in the list, the next would go before it.
+                    self.segments.write().insert(segment.header.first, segment.clone());
+                    return Err(io_error("remove", &segment.path, error));
+                }
+                _ => *is_unsynced = true,
+            }
+            self.sync_removal(&mut is_unsynced)?;
+        }
+        Ok(())
+    }
+
+    fn sync_removal(&self, is_unsynced: &mut bool) -> Result<(), LogError> {
+        if *is_unsynced {
+            let dir = &self.config.dir;
+            self.disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
+            *is_unsynced = false;
+        }
+        Ok(())
     }
 
     /// Whether anything is accepted.

@@ -217,11 +217,10 @@ impl Tail {
             let (plan, last) = {
                 let records = segment.records.read();
                 let last = Lsn((segment.first.0 + records.entries.len() as u64).saturating_sub(1));
-                let mut until = last.min(durable);
-                if planted!(self.shared.config, MissesLastOfSegment) && last < durable {
-                    until = Lsn(until.0.saturating_sub(1));
-                }
-                (self.plan_within(&segment, &records, until), until)
+                let until = last.min(durable);
+                let misses_last = planted!(self.shared.config, MissesLastOfSegment) && last < durable;
+                let shown = if misses_last { Lsn(until.0.saturating_sub(1)) } else { until };
+                (self.plan_within(&segment, &records, shown), until)
             };
             match plan {
                 Some(plan) => return Ok(Some(plan)),

@@ -22,7 +22,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file; `write` asks for write access too.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>>;
-    /// Creates a folder and its missing ancestors, each made durable.
+    /// Creates a folder and its missing ancestors. The folder's entry is durable then, also when it was there before.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Creates one folder in an existing one, without making it durable. `AlreadyExists` when it is there.
     fn create_dir(&self, path: &Path) -> io::Result<()> {

@@ -42,13 +42,21 @@ impl Disk for SystemDisk {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let missing = path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists());
-        let missing: Vec<_> = missing.map(Path::to_path_buf).collect();
-        std::fs::create_dir_all(path)?;
-        for folder in missing.iter().rev() {
-            match folder.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent)?,
-                _ => self.sync_dir(Path::new("."))?,
+        let missing: Vec<_> = missing.collect();
+        // One after the other, so that only the last folder there may not be durable: an earlier attempt got so far,
+        // or someone else made it.
+        match path.ancestors().nth(missing.len()).map(|there| self.sync_parent(there)) {
+            // Not made by this process then.
+            Some(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {}
+            Some(result) => result?,
+            None => {}
+        }
+        for folder in missing.into_iter().rev() {
+            match std::fs::create_dir(folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                result => result?,
             }
+            self.sync_parent(folder)?;
         }
         Ok(())
     }
@@ -89,6 +97,17 @@ impl Disk for SystemDisk {
     fn space(&self, folder: &Path) -> io::Result<DiskSpace> {
         let found = rustix::fs::statvfs(folder)?;
         Ok(DiskSpace { total: found.f_blocks * found.f_frsize, available: found.f_bavail * found.f_frsize })
+    }
+}
+
+impl SystemDisk {
+    /// Makes a folder's own entry durable.
+    fn sync_parent(&self, folder: &Path) -> io::Result<()> {
+        match folder.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            Some(_) => self.sync_dir(Path::new(".")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,15 +11,17 @@ use std::{
 };
 
 use crate::{
-    Clock, Disk, DiskFile, FileOffset, HistoryEnd, HistoryId, LogConfig, LogError, Lsn, NodeId, RecoveredHistory,
-    Recovery,
+    Clock, Disk, DiskFile, FileOffset, HistoryEnd, HistoryHeader, HistoryId, LogConfig, LogError, Lsn, NodeId,
+    RecoveredHistory, Recovery,
     config::planted,
     error::io_error,
     footer::{self, Footer},
-    frame::{self, HEADER_LEN},
+    frame::{self, Decoded, HEADER_LEN},
     history::{Histories, History, HistoryFold},
     index::Floor,
-    segment::{Predecessor, SEGMENT_HEADER_LEN, Segment, SegmentHeader, SegmentState, first_of_name, is_temporary},
+    segment::{
+        Predecessor, SEGMENT_HEADER_LEN, Segment, SegmentHeader, SegmentState, first_of_name, is_temporary, read_full,
+    },
     writer::{Active, WriteError, make_segment, push_payload},
 };
 use scan::{Scan, Window, read_frame, scan};
@@ -60,7 +62,9 @@ pub(crate) fn recover(
     };
     for (index, segment) in found.iter().enumerate() {
         let successor = found.get(index + 1).unwrap_or(&last_found).header.predecessor;
-        recovery.take_followed(segment, successor)?;
+        // A start that was cut short may have been sealing it. Earlier ones were sealed before its successor was made.
+        let may_be_torn = index + 1 == found.len();
+        recovery.take_followed(segment, successor, may_be_torn)?;
     }
     recovery.take_last(last_found, durable_floor)
 }
@@ -91,6 +95,48 @@ fn list(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Vec<Found>, LogErro
     Ok(found)
 }
 
+/// The footer of a segment that may have been about to be sealed when the log ended. `None` when any of it is damaged:
+/// a crash leaves parts of it in any order, and the frames tell the same; with the LSN that it states durable, if it
+/// states any. One that is whole is written again, because it may be in the page cache alone.
+fn settled_footer(disk: &dyn Disk, segment: &Found) -> Result<(Option<Footer>, Lsn), LogError> {
+    let Found { path, file, header } = segment;
+    let Some(footer) = Footer::read(path, &**file, header.salt)? else { return Ok((None, Lsn::ZERO)) };
+    match footer.records(path, &**file, header.salt) {
+        Ok(_) => {}
+        Err(error @ LogError::Io { .. }) => return Err(error),
+        Err(_) => return Ok((None, footer.durable)),
+    }
+    let mut bytes = vec![0; (footer.file_len - footer.frames_end) as usize];
+    if read_full(path, &**file, &mut bytes, footer.frames_end)? < bytes.len() {
+        return Ok((None, footer.durable));
+    }
+    let file = disk.open(path, true).map_err(|error| io_error("open", path, error))?;
+    let written = file.write_all_vectored_at(&mut [IoSlice::new(&bytes)], footer.frames_end);
+    written.map_err(|error| io_error("write", path, error))?;
+    file.sync_all().map_err(|error| io_error("fsync", path, error))?;
+    let durable = footer.durable;
+    Ok((Some(footer), durable))
+}
+
+/// The header of one record of a segment with a footer.
+fn header_of(segment: &Found, footer: &Footer, lsn: Lsn) -> Result<HistoryHeader, LogError> {
+    let Found { path, file, header } = segment;
+    let records = footer.records(path, &**file, header.salt)?;
+    let entry = lsn.0.checked_sub(footer.first.0).and_then(|place| records.entries.get(place as usize));
+    let offset = entry.map_or(0, |entry| entry.offset);
+    let mut bytes = [0; HEADER_LEN];
+    read_full(path, &**file, &mut bytes, offset)?;
+    let found = match frame::decode(&bytes, header.salt)? {
+        Decoded::Valid(found) if found.lsn == lsn => found.record,
+        _ => None,
+    };
+    found.ok_or_else(|| LogError::Corrupt {
+        path: path.clone(),
+        offset: FileOffset(offset),
+        reason: format!("no record of LSN {lsn} stands where the footer says"),
+    })
+}
+
 /// Recovery under way.
 struct Recovering<'a> {
     config: &'a LogConfig,
@@ -103,13 +149,16 @@ struct Recovering<'a> {
 
 impl Recovering<'_> {
     /// A segment that has a successor: whole up to `last`, or damaged.
-    fn take_followed(&mut self, segment: &Found, last: Predecessor) -> Result<(), LogError> {
-        if let Some(footer) = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
+    fn take_followed(&mut self, segment: &Found, last: Predecessor, may_be_torn: bool) -> Result<(), LogError> {
+        let footer = match may_be_torn {
+            true => settled_footer(self.disk, segment)?.0,
+            false => Footer::read(&segment.path, &*segment.file, segment.header.salt)?,
+        };
+        if let Some(footer) = footer
             && footer.first == segment.header.first
             && footer.last == last
         {
-            self.take_footer(segment, &footer);
-            return Ok(());
+            return self.take_footer(segment, &footer);
         }
         let scan = scan(&segment.path, &*segment.file, &segment.header, self.config, last.last, &mut self.folds)?;
         let corrupt =
@@ -127,12 +176,18 @@ impl Recovering<'_> {
         self.seal(segment, scan)
     }
 
-    fn take_footer(&mut self, segment: &Found, footer: &Footer) {
+    fn take_footer(&mut self, segment: &Found, footer: &Footer) -> Result<(), LogError> {
         for (id, summary) in &footer.histories {
-            self.folds.entry(*id).or_default().take_summary(summary);
+            let fold = self.folds.entry(*id).or_default();
+            fold.take_summary(summary);
+            if !fold.is_begun() {
+                // Fragments and aborts alone are left of it: the first of them says where it stands.
+                fold.begin(&header_of(segment, footer, summary.first)?);
+            }
         }
         let sealed = Segment::sealed(segment.path.clone(), segment.header, footer.state());
         self.segments.insert(segment.header.first, Arc::new(sealed));
+        Ok(())
     }
 
     /// Cuts a segment behind the frames of `scan` and gives it its footer.
@@ -153,26 +208,17 @@ impl Recovering<'_> {
 
     /// The last segment: closed in good order, or to be decided.
     fn take_last(mut self, segment: Found, mut floor: Lsn) -> Result<Recovered, LogError> {
-        let mut footer = Footer::read(&segment.path, &*segment.file, segment.header.salt)?
-            .filter(|footer| footer.first == segment.header.first);
-        // A crash before its sync may keep the trailer and lose what lies before it. What it states was true already.
-        if let Some(found) = &footer {
-            match found.records(&segment.path, &*segment.file, segment.header.salt) {
-                Ok(_) => {}
-                Err(error @ LogError::Io { .. }) => return Err(error),
-                Err(_) => {
-                    floor = floor.max(found.durable);
-                    footer = None;
-                }
-            }
-        }
+        let (footer, stated) = settled_footer(self.disk, &segment)?;
+        let footer = footer.filter(|footer| footer.first == segment.header.first);
+        // What a torn footer states was true already.
+        floor = floor.max(stated);
         if let Some(footer) = &footer
             && footer.durable == footer.last.last
         {
             if footer.last.last < floor {
                 return Err(LogError::EndsBefore { end: footer.last.last, wanted: floor });
             }
-            self.take_footer(&segment, footer);
+            self.take_footer(&segment, footer)?;
             return self.finish(footer.last, None, None);
         }
         let floor = if planted!(self.config, IgnoresFloor) { Lsn::ZERO } else { floor };

@@ -196,20 +196,7 @@ impl Shared {
         }
         needed.extend(self.needed_for_archive());
         let count = removable(&self.extents(), flushed, needed);
-        for segment in self.all_segments().iter().take(count) {
-            // Oldest first, each durably gone before the next: a crash in between leaves a log without a gap.
-            self.segments.write().remove(&segment.header.first);
-            match self.disk.remove(&segment.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    // It is still the oldest: without it in the list, the next would go before it.
-                    self.segments.write().insert(segment.header.first, segment.clone());
-                    return Err(io_error("remove", &segment.path, error));
-                }
-                _ => {}
-            }
-            let dir = &self.config.dir;
-            self.disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))?;
-        }
+        self.remove_oldest(count)?;
         Ok(self.first())
     }
 
@@ -259,12 +246,6 @@ impl Shared {
             preallocated_bytes,
             transactions: transactions.collect(),
         }
-    }
-
-    fn first_fragments(&self) -> Vec<Lsn> {
-        let histories = self.histories.lock();
-        let open = histories.values().flat_map(|history| history.fold.open.values());
-        open.map(|open| open.first_fragment).collect()
     }
 
     fn extents(&self) -> Vec<Extent> {

@@ -183,7 +183,7 @@ impl File {
         let (content, kept) = self.survivors(random);
         self.count(&kept, counts);
         let mut content = content;
-        if random.random_bool(0.4) {
+        if random.random_bool(0.6) {
             fill_stale(&mut content, &self.durable, &kept, &self.unsynced, stale, random, counts);
         }
         Self { cached: content.clone(), durable: content, unsynced: Arc::default() }
@@ -276,7 +276,12 @@ fn fill_stale(
     random: &mut StdRng,
     counts: &mut FaultCounts,
 ) {
-    let Some(earlier) = (!stale.is_empty()).then(|| &stale[random.random_range(0..stale.len())]) else { return };
+    if stale.is_empty() {
+        return;
+    }
+    // What was freed last is given out first, mostly.
+    let back = random.random_range(0..stale.len()).min(random.random_range(0..4));
+    let earlier = &stale[stale.len() - 1 - back];
     // Space is usually given out again in runs, often from where the file lay before.
     let shift = if random.random_bool(0.7) { 0 } else { random.random_range(0..16) };
     let mut written = vec![false; content.blocks_of_len()];

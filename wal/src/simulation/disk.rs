@@ -491,15 +491,16 @@ impl Disk for SimulatedDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let missing: Vec<_> = {
+        let (missing, there): (Vec<_>, Vec<_>) = {
             let state = self.shared.state.lock();
-            path.ancestors().take_while(|ancestor| !state.names.is_dir(ancestor)).map(Path::to_path_buf).collect()
+            path.ancestors().map(Path::to_path_buf).partition(|ancestor| !state.names.is_dir(ancestor))
         };
+        if let Some(parent) = there.first().and_then(|there| there.parent()) {
+            self.sync_dir(parent)?;
+        }
         for folder in missing.iter().rev() {
             self.check(CallKind::CreateDir, folder)?;
             self.shared.state.lock().names.create(folder, Entry::Dir)?;
-        }
-        for folder in missing.iter().rev() {
             self.sync_dir(folder.parent().unwrap_or(Path::new("")))?;
         }
         Ok(())

@@ -51,6 +51,9 @@ pub(crate) struct Active {
     segment_bytes: u64,
     #[cfg(feature = "simulation")]
     planted: Option<crate::simulation::PlantedBug>,
+    /// A record was refused for want of space: its bytes may lie in free space and check under this segment's salt, so
+    /// nothing more is written here.
+    pub(crate) is_cut: bool,
     /// The footer is written; the next segment could not be begun yet.
     pub(crate) is_sealed: bool,
 }
@@ -98,13 +101,14 @@ impl Active {
             segment_bytes: config.segment_bytes,
             #[cfg(feature = "simulation")]
             planted: config.planted,
+            is_cut: false,
             is_sealed: false,
         })
     }
 
     /// Whether a frame of `len` bytes should go to the next segment.
     pub(crate) fn is_full_for(&self, len: u64) -> bool {
-        self.is_sealed || (self.end > SEGMENT_HEADER_LEN as u64 && self.end + len > self.segment_bytes)
+        self.is_sealed || self.is_cut || (self.end > SEGMENT_HEADER_LEN as u64 && self.end + len > self.segment_bytes)
     }
 
     /// Bytes of frames that still fit.

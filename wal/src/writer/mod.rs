@@ -257,6 +257,7 @@ impl Writer {
         match self.active.write(unit.slices(), len) {
             Ok(()) => {}
             Err(WriteError::Full(error)) => {
+                self.active.is_cut = true;
                 unit.refuse(&error);
                 return Err(WriteError::Full(error));
             }
@@ -336,7 +337,7 @@ impl Writer {
         let durable = self.shared.marks.durable();
         // Whether it succeeds or there is no space for it: this batch has had its mark.
         self.stated = durable;
-        if self.active.is_sealed {
+        if self.active.is_sealed || self.active.is_cut {
             return Ok(());
         }
         let mark = frame::encode_mark(durable, self.active.open.salt);
@@ -350,9 +351,10 @@ impl Writer {
         }
     }
 
-    /// Seals the segment and begins the next. Nothing happens to a segment without records.
+    /// Seals the segment and begins the next. Nothing happens to a segment that nothing was written to.
     fn roll(&mut self) -> Result<(), WriteError> {
-        if self.last.last < self.active.open.first {
+        let is_empty = self.last.last < self.active.open.first;
+        if is_empty && !self.active.is_cut {
             return Ok(());
         }
         if planted!(self.shared.config, SealForgetsOpen) {
@@ -360,7 +362,8 @@ impl Writer {
                 |state: &mut SegmentState| state.histories.values_mut().for_each(|summary| summary.open.clear());
             self.active.segment.update(forget);
         }
-        if !self.active.is_sealed {
+        // One without records is replaced under its name.
+        if !self.active.is_sealed && !is_empty {
             self.active.seal(self.last, self.shared.marks.durable())?;
             self.synced();
         }

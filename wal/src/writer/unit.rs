@@ -180,6 +180,13 @@ impl Unit {
                 }
             }
         });
+        for placed in &self.records {
+            if let Some(ended) = placed.summary.ended
+                && let Some(known) = histories.get_mut(&placed.header.history)
+            {
+                known.ended.push(ended);
+            }
+        }
         for (id, pending) in self.folds {
             if let Some(known) = histories.get_mut(&id).filter(|known| known.opened == pending.opened) {
                 known.fold = pending.fold;

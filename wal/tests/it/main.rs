@@ -11,5 +11,6 @@ mod golden;
 mod histories;
 mod recovery;
 mod retention;
+mod simulation;
 mod support;
 mod tail;
