@@ -29,6 +29,12 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     #[cfg(not(feature = "simulation"))]
     let store_disk = disk.clone();
     let store = open_store(config.storage_url.as_ref(), &config.data_dir, store_disk)?;
+    // Its name may be in the page cache alone: whoever made it may have ended before that was durable.
+    disk.create_dir_all(&config.data_dir).map_err(|error| EngineError::Storage {
+        operation: "create folder",
+        object: config.data_dir.display().to_string(),
+        reason: error.to_string(),
+    })?;
     let space = {
         let (config, disk, clock) = (config.clone(), disk.clone(), clock.clone());
         Arc::new(blocking(move || Ok(Space::open(&config, disk, clock))).await?)

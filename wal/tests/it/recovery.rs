@@ -2,11 +2,12 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
-use tailrace_wal::{LogConfig, LogError, Lsn, NodeId, SystemClock, SystemDisk};
+use rand::{SeedableRng, rngs::StdRng};
+use tailrace_wal::{Disk, LogConfig, LogError, Lsn, NodeId, SystemClock, SystemDisk, simulation::SimulatedDisk};
 
 use crate::support::{
     HISTORY, NODE, append, append_numbers, commit, copy_segments, number, open, open_history, open_history_with,
-    open_with, replay, segments,
+    open_on, open_with, replay, segments, start,
 };
 
 /// A folder as a crash leaves it: a sealed segment with numbers 0 to 3, and one being written with 4 to 9 (LSN 5 to 10).
@@ -309,4 +310,20 @@ async fn a_torn_footer_behind_whole_records_is_made_anew() {
     let (log, recovery) = open(dir.path());
     assert_eq!(recovery.last, Lsn(10));
     assert_eq!(numbers(&log), (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_folder_of_a_log_is_durable_even_where_another_made_it() {
+    let disk = SimulatedDisk::new(1);
+    let dir = Path::new("/log");
+    // A process that ended between the two steps of making a folder.
+    disk.create_dir(dir).unwrap();
+    let (log, recovery) = open_on(LogConfig::new(dir), Lsn::ZERO, disk.shared()).unwrap();
+    start(&log, &recovery, HISTORY);
+    append_numbers(&log, 0..3).await;
+    for seed in 0..20 {
+        let image = disk.image(&mut StdRng::seed_from_u64(seed));
+        let (_log, recovery) = open_on(LogConfig::new(dir), Lsn::ZERO, image.shared()).unwrap();
+        assert_eq!(recovery.last, Lsn(3), "seed {seed}");
+    }
 }
