@@ -43,7 +43,7 @@ extern crate self as tailrace_replicator;
 pub use config::{FollowerConfig, PublisherConfig, ReplicaGrant, TlsConfig};
 pub use error::{ReplicationError, Result};
 pub use follower::Follower;
-pub use publisher::Publisher;
+pub use publisher::{Publisher, ReplicaStage};
 pub use status::{
     FollowedDatabaseStatus, FollowerStatus, ReplicaFeedStatus, ReplicaTask, ReplicationMetrics, ReplicationState,
     TaskState,

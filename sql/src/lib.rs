@@ -32,5 +32,5 @@ mod system;
 pub use error::{Result, SqlError};
 pub use instance::{Instance, SqlConfig};
 pub use server::Server;
-pub use session::{Outcome, Session, SessionFactory};
+pub use session::{Notice, Outcome, Session, SessionFactory};
 pub use statement::Statement;

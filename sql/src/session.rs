@@ -63,8 +63,30 @@ pub enum Outcome {
         /// Command tag.
         tag: String,
         /// Warnings and notices for the client.
-        notices: Vec<String>,
+        notices: Vec<Notice>,
     },
+}
+
+/// What a client is told beside a statement's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// A warning, which clients show by default and scripts look for; otherwise a notice.
+    pub is_warning: bool,
+    /// Text.
+    pub text: String,
+}
+
+impl Notice {
+    /// A warning.
+    pub(crate) fn warning(text: impl Into<String>) -> Self {
+        Self { is_warning: true, text: text.into() }
+    }
+}
+
+impl From<String> for Notice {
+    fn from(text: String) -> Self {
+        Self { is_warning: false, text }
+    }
 }
 
 impl Outcome {
@@ -75,7 +97,7 @@ impl Outcome {
 
     /// A command with a notice.
     pub(crate) fn noted(tag: impl Into<String>, notice: String) -> Self {
-        Self::Done { tag: tag.into(), notices: vec![notice] }
+        Self::Done { tag: tag.into(), notices: vec![notice.into()] }
     }
 }
 
@@ -322,17 +344,17 @@ impl Session {
             }
             Kind::CreateTable { name, definition, if_not_exists } => {
                 self.outside_transaction("CREATE TABLE")?;
-                ddl::create_table(self, name, definition, *if_not_exists).await
+                ddl::create_table(self, name, definition, *if_not_exists, &mut guard).await
             }
             Kind::DropTable { names, if_exists } => {
                 self.outside_transaction("DROP TABLE")?;
-                ddl::drop_table(self, names, *if_exists).await
+                ddl::drop_table(self, names, *if_exists, &mut guard).await
             }
             Kind::Set(set) => settings::set(self, set),
             Kind::Show(name) => settings::show(self, name),
             Kind::ShowAll => settings::show_all(self),
             Kind::Begin => transaction::begin(self).await,
-            Kind::Commit => transaction::commit(self).await,
+            Kind::Commit => transaction::commit(self, &mut guard).await,
             Kind::Rollback => transaction::rollback(self).await,
             Kind::Discard(tag) => {
                 if *tag == "DISCARD ALL" {

@@ -288,6 +288,10 @@ pub(crate) struct Sql {
 }
 
 impl Sql {
+    pub(crate) fn new(client: Client, node: &Node) -> Self {
+        Self { client, name: node.name.clone() }
+    }
+
     pub(crate) async fn try_rows(&self, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
         let messages = self.client.simple_query(sql).await?;
         let rows = messages.into_iter().filter_map(|message| match message {

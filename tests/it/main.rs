@@ -13,4 +13,5 @@ mod offline;
 mod psql;
 mod replicate;
 mod stop_and_start;
+mod synchronous;
 mod wal;

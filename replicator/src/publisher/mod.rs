@@ -6,6 +6,7 @@ mod feed;
 mod reader;
 mod repair;
 mod replicas;
+mod wait;
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{catalog::EngineCatalog, reader::HistoryReader, replicas::Replicas};
 use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, Result, tls, transport};
+pub use wait::ReplicaStage;
 
 /// How long sessions may take to say good-bye.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(3);

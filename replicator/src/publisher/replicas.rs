@@ -10,8 +10,10 @@ use std::{
 use parking_lot::Mutex;
 use tailrace_engine::Engine;
 use tailrace_wal::{CommitTime, HistoryId, PinKey, PinState, PinStatus, Seq};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::wait::Reached;
 use crate::{ReplicaFeedStatus, ReplicationState};
 
 /// Name of replicas' pins before the replica's name.
@@ -22,6 +24,9 @@ pub(super) const FEED_PREFIX: &str = "replica/";
 pub(crate) struct Replicas {
     attached: Mutex<BTreeMap<String, Attached>>,
     marks: Mutex<HashMap<(String, HistoryId), Mark>>,
+    pub(super) reached: Mutex<Reached>,
+    /// Told of every acknowledgement, and when waiting for one has become vain.
+    pub(super) acknowledged: Notify,
     next_session: AtomicU64,
 }
 
@@ -82,6 +87,12 @@ impl Replicas {
         self.marks.lock().entry((name.to_owned(), history)).or_default().last_pull = Some(now);
     }
 
+    /// The replica said how far it is.
+    pub(crate) fn reached(&self, name: &str, history: HistoryId, durable: Seq, applied: Seq) {
+        self.reached.lock().set(name, history, durable, applied);
+        self.acknowledged.notify_waiters();
+    }
+
     /// A feed runs, or why it does not.
     pub(crate) fn set_trouble(&self, name: &str, history: HistoryId, trouble: Option<(ReplicationState, String)>) {
         self.marks.lock().entry((name.to_owned(), history)).or_default().trouble = trouble;
@@ -90,6 +101,8 @@ impl Replicas {
     /// Nothing more is known of a history: its replication was switched off, or it ended.
     pub(crate) fn forget(&self, engine: &Engine, history: HistoryId) {
         self.marks.lock().retain(|(_, marked), _| *marked != history);
+        self.reached.lock().retain(|_, reached| reached != history);
+        self.acknowledged.notify_waiters();
         for pin in engine.log().pins() {
             if pin.key.history == history && replica_of(&pin.key).is_some() {
                 engine.log().forget_pin(&pin.key);
@@ -107,6 +120,7 @@ impl Replicas {
     pub(crate) fn forget_replica(&self, name: &str, history: Option<HistoryId>) {
         let is_it = |marked: HistoryId| history.is_none_or(|history| history == marked);
         self.marks.lock().retain(|(replica, marked), _| replica != name || !is_it(*marked));
+        self.reached.lock().retain(|replica, reached| replica != name || !is_it(reached));
     }
 
     /// Histories that replicas have pinned or tried.

@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use super::types::WireColumn;
-use crate::SqlError;
+use crate::{Notice, SqlError};
 
 /// How much is at stake: an error ends the statement, a fatal one the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +93,10 @@ pub(crate) fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlE
     });
 }
 
-/// A notice; clients show it by default.
-pub(crate) fn notice_response(out: &mut Vec<u8>, notice: &str) {
-    message(out, b'N', |out| fields(out, "NOTICE", "00000", notice, |_| {}));
+/// A notice or a warning; clients show both by default.
+pub(crate) fn notice_response(out: &mut Vec<u8>, notice: &Notice) {
+    let (severity, sqlstate) = if notice.is_warning { ("WARNING", "01000") } else { ("NOTICE", "00000") };
+    message(out, b'N', |out| fields(out, severity, sqlstate, &notice.text, |_| {}));
 }
 
 fn fields(out: &mut Vec<u8>, severity: &str, sqlstate: &str, message: &str, more: impl FnOnce(&mut Vec<u8>)) {

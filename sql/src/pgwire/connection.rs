@@ -20,7 +20,7 @@ use super::{
     startup::{Startup, StartupMessage, check_encoding, read_startup},
 };
 use crate::{
-    Outcome, Result, Session, SessionFactory, SqlError, Statement, provider::CATALOG,
+    Notice, Outcome, Result, Session, SessionFactory, SqlError, Statement, provider::CATALOG,
     statement::settings::SERVER_VERSION,
 };
 
@@ -123,7 +123,7 @@ fn open(context: &ConnectionContext, message: &StartupMessage, out: &mut Vec<u8>
     }
     let mut notices = Vec::new();
     for (name, value) in message.settings.iter().filter(|(name, _)| *name != "client_encoding") {
-        notices.extend(session.set(name, value)?);
+        notices.extend(session.set(name, value)?.map(Notice::from));
     }
     if let Some(options) = &message.negotiate {
         backend::negotiate_protocol_version(out, options);

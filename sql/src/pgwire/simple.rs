@@ -7,7 +7,7 @@ use super::{
     connection::{Connection, Failure},
     rows::{RowSource, Sent},
 };
-use crate::{Outcome, Statement, statement::Kind};
+use crate::{Notice, Outcome, Statement, statement::Kind};
 
 impl<W: AsyncWrite + Unpin> Connection<W> {
     /// Runs the statements of `sql`; the first that fails ends it.
@@ -38,7 +38,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
     }
 
     /// Answers a command.
-    pub(super) fn done(&mut self, tag: &str, notices: &[String]) {
+    pub(super) fn done(&mut self, tag: &str, notices: &[Notice]) {
         notices.iter().for_each(|notice| backend::notice_response(&mut self.out, notice));
         backend::command_complete(&mut self.out, tag);
     }

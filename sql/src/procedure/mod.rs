@@ -81,5 +81,6 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::StartClusterReplication => cluster_replication::switch(instance, true).await?,
         Procedure::StopClusterReplication => cluster_replication::switch(instance, false).await?,
     };
+    let notices = notices.into_iter().map(Into::into).collect();
     Ok(Outcome::Done { tag: "CALL".to_owned(), notices })
 }

@@ -5,6 +5,7 @@ use tailrace_engine::{ColumnDefinition, EngineError, TableDefinition, partition:
 
 use super::{
     Kind,
+    guard::Guard,
     name::{self, RESERVED, TableName, identifier},
     types::column_type,
 };
@@ -66,7 +67,7 @@ pub(crate) async fn drop_database(
             if !if_exists {
                 return Err(name::no_database(&version, name));
             }
-            notices.push(format!("database {name:?} does not exist, skipping"));
+            notices.push(format!("database {name:?} does not exist, skipping").into());
             continue;
         };
         if restrict && let Some(table) = database.tables().next() {
@@ -87,6 +88,7 @@ pub(crate) async fn create_table(
     name: &TableName,
     definition: &TableDefinition,
     if_not_exists: bool,
+    guard: &mut Guard,
 ) -> Result<Outcome> {
     let engine = &session.instance().engine;
     let database = name.database(session.current_database().as_deref())?;
@@ -94,8 +96,13 @@ pub(crate) async fn create_table(
     if version.database(&database).is_none() {
         return Err(name::no_database(&version, &database).hint(format!("CREATE DATABASE {database} first")));
     }
+    let wanted = session.settings(|settings| settings.synchronous_commit());
+    wanted.check(session, &database)?;
     match engine.create_table(&database, definition.clone()).await {
-        Ok(_) => Ok(Outcome::done("CREATE TABLE")),
+        Ok(receipt) => {
+            let notices = wanted.wait(session, &receipt, guard).await.into_iter().collect();
+            Ok(Outcome::Done { tag: "CREATE TABLE".to_owned(), notices })
+        }
         Err(EngineError::AlreadyExists { .. }) if if_not_exists => {
             Ok(Outcome::noted("CREATE TABLE", format!("table \"{name}\" already exists, skipping")))
         }
@@ -107,8 +114,14 @@ pub(crate) async fn create_table(
 }
 
 /// DROP TABLE.
-pub(crate) async fn drop_table(session: &Session, names: &[TableName], if_exists: bool) -> Result<Outcome> {
+pub(crate) async fn drop_table(
+    session: &Session,
+    names: &[TableName],
+    if_exists: bool,
+    guard: &mut Guard,
+) -> Result<Outcome> {
     let engine = &session.instance().engine;
+    let wanted = session.settings(|settings| settings.synchronous_commit());
     let mut notices = Vec::new();
     for name in names {
         let current = session.current_database();
@@ -117,9 +130,11 @@ pub(crate) async fn drop_table(session: &Session, names: &[TableName], if_exists
         let found = version.database(&database);
         match found.map(|found| (found, found.table(&name.table))) {
             Some((_, Some(_))) => {
-                engine.drop_table(&database, &name.table).await?;
+                wanted.check(session, &database)?;
+                let receipt = engine.drop_table(&database, &name.table).await?;
+                notices.extend(wanted.wait(session, &receipt, guard).await);
             }
-            _ if if_exists => notices.push(format!("table \"{name}\" does not exist, skipping")),
+            _ if if_exists => notices.push(format!("table \"{name}\" does not exist, skipping").into()),
             Some((found, None)) => return Err(name::no_table(found, &name.to_string(), &name.table)),
             None => return Err(name::no_database(&version, &database)),
         }

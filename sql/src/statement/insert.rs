@@ -17,7 +17,7 @@ use super::{
     transaction::Write,
     values,
 };
-use crate::{Outcome, Result, Session, SqlError};
+use crate::{Notice, Outcome, Result, Session, SqlError};
 
 /// A checked INSERT.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub(crate) async fn insert(
     let (database, table) = insert.resolve(session)?;
     let target = insert.target(&table)?;
     let name = &table.table.name;
-    let rows = match (&insert.literals, &insert.source) {
+    let (rows, warning) = match (&insert.literals, &insert.source) {
         (Some(literals), _) => {
             let batch = literals.batch(&target, parameters)?;
             write(session, &database, guard, async |write| {
@@ -139,28 +139,28 @@ pub(crate) async fn insert(
         }
         (None, None) => return Err(SqlError::internal("INSERT without rows")),
     };
-    Ok(Outcome::done(format!("INSERT 0 {rows}")))
+    Ok(Outcome::Done { tag: format!("INSERT 0 {rows}"), notices: warning.into_iter().collect() })
 }
 
 /// Runs `work` with a writer: the open transaction's, or one that is committed when the work is done. The guard may end
-/// the work, never the commit.
+/// the work, never the commit. The warning is that of [`Write::commit`].
 pub(crate) async fn write<T>(
     session: &Session,
     database: &str,
     guard: &mut Guard,
     work: impl AsyncFnOnce(&mut Write) -> Result<T>,
-) -> Result<T> {
+) -> Result<(T, Option<Notice>)> {
     let engine = &session.instance().engine;
     let mut open = session.open_transaction().lock().await;
     if let Some(open) = open.as_mut() {
         let write = open.write(engine, database)?;
-        return guard.run(work(write)).await;
+        return Ok((guard.run(work(write)).await?, None));
     }
     drop(open);
     let mut write = Write::begin(engine, database)?;
     let result = guard.run(work(&mut write)).await?;
-    write.commit(session).await?;
-    Ok(result)
+    let warning = write.commit(session, guard).await?;
+    Ok((result, warning))
 }
 
 /// Gathers small batches into larger ones: each append is a part of the log.

@@ -2,7 +2,7 @@
 //!
 //! [`parse`] turns text into checked [`Kind`]s: an allowlist, everything else is refused by name. Each kind runs in a
 //! file of its own: [`query`], [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`],
-//! [`settings`], [`transaction`], [`call`]. Rows on their way into a table pass [`cast`].
+//! [`settings`], [`transaction`] (with [`synchronous`], who must have it), [`call`]. Rows on their way into a table pass [`cast`].
 
 pub(crate) mod call;
 pub(crate) mod cast;
@@ -15,6 +15,7 @@ mod parse;
 pub(crate) mod query;
 mod refuse;
 pub(crate) mod settings;
+pub(crate) mod synchronous;
 pub(crate) mod transaction;
 pub(crate) mod types;
 pub(crate) mod values;

@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use super::{
+    name::{self, RESERVED, identifier},
+    synchronous::{self, SynchronousCommit},
+};
+use crate::{Outcome, Result, Session, SqlError};
 use datafusion::{
     arrow::{
         array::{ArrayRef, RecordBatch, StringArray},
@@ -10,10 +15,6 @@ use datafusion::{
     physical_plan::stream::RecordBatchStreamAdapter,
     sql::sqlparser::ast::{self, ContextModifier, Expr, Value, ValueWithSpan},
 };
-use tailrace_engine::Durability;
-
-use super::name::{self, RESERVED, identifier};
-use crate::{Outcome, Result, Session, SqlError};
 
 /// The PostgreSQL version whose protocol and catalogs are spoken.
 pub(crate) const SERVER_VERSION: &str = "16.6";
@@ -99,6 +100,8 @@ const SETTINGS: &[Known] = &[
     Known { name: "standard_conforming_strings", default: "on", accept: Accept::Of(&["on", "true", "1", "yes"]) },
     Known { name: "statement_timeout", default: "0", accept: Accept::Time },
     Known { name: "synchronous_commit", default: "on", accept: Accept::Own },
+    Known { name: "synchronous_replicas", default: "1", accept: Accept::Own },
+    Known { name: "synchronous_timeout", default: synchronous::TIMEOUT, accept: Accept::Time },
     Known { name: "timezone", default: "UTC", accept: Accept::Own },
     Known { name: "transaction_isolation", default: "read committed", accept: Accept::Own },
     Known { name: "transaction_read_only", default: "off", accept: Accept::Of(&["off", "false", "0", "no"]) },
@@ -213,10 +216,12 @@ impl Settings {
         milliseconds(value)
     }
 
-    /// `synchronous_commit`; `None`: not set, the server's default holds.
-    pub(crate) fn durability(&self) -> Option<Durability> {
-        let value = self.local.get("synchronous_commit").or_else(|| self.session.get("synchronous_commit"))?;
-        Some(if value == "off" { Durability::Written } else { Durability::Durable })
+    /// `synchronous_commit`, `synchronous_replicas`, `synchronous_timeout`.
+    pub(crate) fn synchronous_commit(&self) -> SynchronousCommit {
+        let value = self.local.get("synchronous_commit").or_else(|| self.session.get("synchronous_commit"));
+        let replicas = self.get("synchronous_replicas").and_then(|value| value.parse().ok()).unwrap_or(1);
+        let timeout = self.get("synchronous_timeout").and_then(milliseconds).unwrap_or_default();
+        SynchronousCommit::of(value.map(String::as_str), replicas, timeout)
     }
 
     /// All, with their values.
@@ -263,7 +268,7 @@ pub(crate) fn set(session: &Session, set: &Set) -> Result<Outcome> {
             None
         }
     };
-    Ok(Outcome::Done { tag: set.tag().to_owned(), notices: notice.into_iter().collect() })
+    Ok(Outcome::Done { tag: set.tag().to_owned(), notices: notice.into_iter().map(Into::into).collect() })
 }
 
 /// The schema of SHOW's rows.
@@ -348,17 +353,17 @@ fn own_check(name: &str, value: &str) -> Result<(String, Option<String>)> {
     let lower = value.to_lowercase();
     match name {
         "synchronous_commit" => {
-            match lower.as_str() {
-                "on" | "local" | "off" => Ok((lower, None)),
-                "true" | "yes" | "1" => Ok(("on".to_owned(), None)),
-                "false" | "no" | "0" => Ok(("off".to_owned(), None)),
-                "remote_write" | "remote_apply" => {
-                    Err(SqlError::unsupported(format!("synchronous_commit = {lower}")).hint("use on, local or off"))
-                }
-                _ => Err(SqlError::new("22023", format!("synchronous_commit cannot be {value:?}"))
-                    .hint("use on, local or off")),
-            }
+            let parsed = synchronous::parse(value).map(|value| (value.to_owned(), None));
+            parsed.ok_or_else(|| {
+                SqlError::new("22023", format!("synchronous_commit cannot be {value:?}"))
+                    .hint(format!("use one of {}", synchronous::VALUES.join(", ")))
+            })
         }
+        "synchronous_replicas" => match value.parse::<u32>() {
+            Ok(1..) => Ok((value.to_owned(), None)),
+            _ => Err(SqlError::new("22023", format!("synchronous_replicas cannot be {value:?}"))
+                .hint("how many replicas to wait for, 1 or more")),
+        },
         "datestyle" => match lower.split(',').map(str::trim).any(|part| part == "iso") {
             true => Ok(("ISO, MDY".to_owned(), None)),
             false => {
@@ -415,6 +420,8 @@ fn milliseconds(value: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use tailrace_engine::Durability;
+
     use super::*;
 
     #[test]
@@ -430,9 +437,9 @@ mod tests {
     fn local_settings_end_with_the_transaction() {
         let mut settings = Settings::default();
         settings.set("synchronous_commit", Some("off"), true).unwrap();
-        assert_eq!(settings.durability(), Some(Durability::Written));
+        assert_eq!(settings.synchronous_commit().here, Some(Durability::Written));
         settings.end_transaction();
-        assert_eq!(settings.durability(), None);
+        assert_eq!(settings.synchronous_commit().here, None);
     }
 
     #[test]
@@ -441,7 +448,8 @@ mod tests {
         let error = settings.set("statement_timout", Some("1"), false).unwrap_err();
         assert_eq!(error.sqlstate, "42704");
         assert!(error.hint.unwrap().contains("statement_timeout"));
-        assert_eq!(settings.set("synchronous_commit", Some("remote_apply"), false).unwrap_err().sqlstate, "0A000");
+        assert_eq!(settings.set("synchronous_commit", Some("remote"), false).unwrap_err().sqlstate, "22023");
+        assert_eq!(settings.set("synchronous_replicas", Some("0"), false).unwrap_err().sqlstate, "22023");
         assert_eq!(settings.set("client_encoding", Some("LATIN1"), false).unwrap_err().sqlstate, "22023");
         assert_eq!(settings.set("server_version", Some("9"), false).unwrap_err().sqlstate, "55P02");
     }

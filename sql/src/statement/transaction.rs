@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use parking_lot::Mutex;
-use tailrace_engine::{CommitOptions, Engine, Receipt, Transaction};
+use tailrace_engine::{CommitOptions, Engine, Transaction};
 
-use super::settings::Settings;
-use crate::{Outcome, Result, Session, SqlError};
+use super::{guard::Guard, settings::Settings};
+use crate::{Notice, Outcome, Result, Session, SqlError};
 
 /// Where a session stands. Shared with streams of rows, which fail a transaction when they end with an error.
 #[derive(Debug, Clone, Default)]
@@ -75,10 +75,14 @@ impl Write {
         Ok(self.transaction.append(table, batch).await?)
     }
 
-    /// Commits with the session's durability.
-    pub(crate) async fn commit(self, session: &Session) -> Result<Receipt> {
-        let durability = session.settings(|settings| settings.durability());
-        Ok(self.transaction.commit(CommitOptions { durability, idempotency_key: None }).await?)
+    /// Commits as the session's `synchronous_commit` says; a warning tells what replicas did not do in time. The guard
+    /// may end the wait for them, never the commit.
+    pub(crate) async fn commit(self, session: &Session, guard: &mut Guard) -> Result<Option<Notice>> {
+        let wanted = session.settings(|settings| settings.synchronous_commit());
+        wanted.check(session, &self.database)?;
+        let options = CommitOptions { durability: wanted.here, idempotency_key: None };
+        let receipt = self.transaction.commit(options).await?;
+        Ok(wanted.wait(session, &receipt, guard).await)
     }
 }
 
@@ -112,7 +116,7 @@ pub(crate) async fn begin(session: &Session) -> Result<Outcome> {
 }
 
 /// COMMIT; of a failed transaction, ROLLBACK.
-pub(crate) async fn commit(session: &Session) -> Result<Outcome> {
+pub(crate) async fn commit(session: &Session, guard: &mut Guard) -> Result<Outcome> {
     if session.status().letter() == 'E' {
         return rollback(session).await;
     }
@@ -121,11 +125,12 @@ pub(crate) async fn commit(session: &Session) -> Result<Outcome> {
     };
     session.status().set(State::Idle);
     let result = match open.write {
-        Some(write) => write.commit(session).await.map(drop),
-        None => Ok(()),
+        Some(write) => write.commit(session, guard).await,
+        None => Ok(None),
     };
     session.settings(Settings::end_transaction);
-    result.map(|()| Outcome::done("COMMIT"))
+    let notices = result?.into_iter().collect();
+    Ok(Outcome::Done { tag: "COMMIT".to_owned(), notices })
 }
 
 /// ROLLBACK.

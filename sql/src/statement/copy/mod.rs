@@ -110,7 +110,7 @@ pub(crate) async fn copy(session: &Session, copy: &Copy, guard: &mut Guard) -> R
         Some(detail) => SqlError { detail: Some(format!("{detail}, in {name}")), ..error },
         None => error.detail(format!("in {name}")),
     };
-    let rows = write(session, &database, guard, async |write| {
+    let (rows, warning) = write(session, &database, guard, async |write| {
         let batches: Batches = match &copy.format {
             Format::Parquet => {
                 let named = !copy.columns.is_empty();
@@ -131,7 +131,7 @@ pub(crate) async fn copy(session: &Session, copy: &Copy, guard: &mut Guard) -> R
         Ok(rows)
     })
     .await?;
-    Ok(Outcome::done(format!("COPY {rows}")))
+    Ok(Outcome::Done { tag: format!("COPY {rows}"), notices: warning.into_iter().collect() })
 }
 
 /// Batches of the table's schema, in the file's order.
