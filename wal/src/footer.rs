@@ -159,9 +159,15 @@ impl Footer {
             index.number_or_new(*id);
         });
         index.entries.reserve(len / ENTRY_LEN);
+        let mut end = SEGMENT_HEADER_LEN as u64;
         for bytes in bytes.chunks_exact(ENTRY_LEN) {
             let entry = decode_entry(bytes)?;
-            if entry.offset + u64::from(entry.len) > self.frames_end || entry.history as usize >= self.histories.len() {
+            // Readers count on the order: they plan one read over several records.
+            if entry.offset < end {
+                return Err(corrupt("the record index in the footer goes backwards"));
+            }
+            end = entry.offset + u64::from(entry.len);
+            if end > self.frames_end || entry.history as usize >= self.histories.len() {
                 return Err(corrupt("the record index in the footer points outside of the frames"));
             }
             index.push_entry(entry);

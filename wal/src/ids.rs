@@ -82,6 +82,7 @@ impl Seq {
 /// Generation of a history: a counter and a random half, so that two nodes that both believe
 /// they opened generation 7 are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Epoch {
     /// 1 for a history's first epoch; 0 stands before it.
     pub counter: u32,

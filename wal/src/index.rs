@@ -90,6 +90,7 @@ pub(crate) struct HistorySummary {
 /// Where a history starts anew: records at or below `lsn` are not continued by those after it, which start after
 /// `seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Floor {
     pub(crate) lsn: Lsn,
     pub(crate) seq: Seq,
@@ -97,6 +98,7 @@ pub(crate) struct Floor {
 
 /// A commit whose transaction had fragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LargeCommit {
     pub(crate) seq: Seq,
     pub(crate) lsn: Lsn,

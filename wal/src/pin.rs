@@ -6,6 +6,7 @@ use crate::{CommitTime, HistoryId, Lsn, Seq, shared::Shared};
 
 /// A pin is held per feed and history.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PinKey {
     /// The feed: `replica/<name>`, `subscription/<name>`, `archive`.
     pub feed: String,

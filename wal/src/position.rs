@@ -8,6 +8,7 @@ use crate::{Chain, CommitTime, Epoch, HistoryId, PayloadHash, RecordKind, Seq};
 
 /// A point in a history. Two nodes whose positions are equal hold equal histories up to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Position {
     /// Which history.
     pub history: HistoryId,

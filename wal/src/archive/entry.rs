@@ -13,7 +13,7 @@ use crate::{
 
 /// One entry. Entries follow each other by LSN without holes: what is missing is an entry too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ArchiveEntry {
     /// Records that the archive holds.
     Segment(ArchivedSegment),
@@ -23,6 +23,7 @@ pub enum ArchiveEntry {
 
 /// A sealed segment in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArchivedSegment {
     /// Its first record.
     pub first: Lsn,
@@ -51,6 +52,7 @@ pub struct ArchivedSegment {
 
 /// One history within an archived segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArchivedHistory {
     /// Which.
     pub history: HistoryId,
@@ -72,6 +74,7 @@ pub struct ArchivedHistory {
 
 /// Records that the archive does not hold: they were truncated before they were archived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArchiveGap {
     /// The first missing record.
     pub from: Lsn,
@@ -87,6 +90,7 @@ pub struct ArchiveGap {
 
 /// Transactions of one history in a gap: those after `after` up to and including `upto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GapHistory {
     /// Which.
     pub history: HistoryId,

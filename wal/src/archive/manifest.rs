@@ -53,12 +53,13 @@ struct OpenPage {
 
 /// Body of a manifest object.
 #[derive(Debug, Serialize, Deserialize)]
-struct Body {
-    node: NodeId,
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    pub(super) node: NodeId,
     /// The chain before the first of these entries, and after the last.
-    chain_before: EntryChain,
-    chain: EntryChain,
-    entries: Vec<Arc<ArchiveEntry>>,
+    pub(super) chain_before: EntryChain,
+    pub(super) chain: EntryChain,
+    pub(super) entries: Vec<Arc<ArchiveEntry>>,
 }
 
 impl Manifest {
@@ -93,7 +94,7 @@ impl Manifest {
 
     /// Number of the last entry; 0 when there is none.
     fn last_number(&self) -> u64 {
-        self.first_number + self.entries.len() as u64 - u64::from(!self.entries.is_empty())
+        self.first_number + (self.entries.len() as u64).saturating_sub(1)
     }
 
     /// Reads all of a node's manifest, `self` being what is known of it: pages that were complete are not read again.
@@ -157,7 +158,8 @@ impl Manifest {
             return Err(format!("an entry from LSN {} to {}", entry.first(), entry.last()));
         }
         let Some(last) = self.entries.last() else { return Ok(()) };
-        if entry.first() != last.last().next() {
+        // After the last LSN there is none; `next` stays there.
+        if entry.first() != last.last().next() || entry.first() == last.last() {
             return Err(format!("LSN {} follows LSN {}", entry.first(), last.last()));
         }
         if let (ArchiveEntry::Segment(before), ArchiveEntry::Segment(segment)) = (&**last, entry)
@@ -178,16 +180,17 @@ impl Manifest {
     ) -> Result<(), LogError> {
         let entry = Arc::new(entry);
         self.check_next(&entry).map_err(|reason| LogError::Invalid { reason })?;
+        let number = self.last_number().checked_add(1);
+        let number = number.ok_or_else(|| LogError::Invalid { reason: "the archive's manifest is full".into() })?;
         let is_full = self.page.entries.len() >= PAGE_ENTRIES || self.page.bytes >= PAGE_BYTES;
         let mut page = if is_full || self.entries.is_empty() {
-            let first = self.last_number() + 1;
-            OpenPage { first, chain_before: self.chain, ..OpenPage::default() }
+            OpenPage { first: number, chain_before: self.chain, ..OpenPage::default() }
         } else {
             self.page.clone()
         };
         page.entries.push(entry.clone());
         let chain = entry.follow(self.chain, node);
-        let name = PageName { first: page.first, last: self.last_number() + 1 };
+        let name = PageName { first: page.first, last: number };
         let body = Body { node, chain_before: page.chain_before, chain, entries: page.entries.clone() };
         let bytes = encode(name, &body)?;
         let object = store.manifest(name);
@@ -214,9 +217,13 @@ impl Manifest {
     }
 }
 
-fn encode(page: PageName, body: &Body) -> Result<Bytes, LogError> {
+pub(super) fn encode(page: PageName, body: &Body) -> Result<Bytes, LogError> {
     let json = serde_json::to_vec(body)
         .map_err(|error| LogError::Invalid { reason: format!("the archive's manifest: {error}") })?;
+    Ok(encode_json(page, &json))
+}
+
+pub(super) fn encode_json(page: PageName, json: &[u8]) -> Bytes {
     let mut out = Encoder::with_capacity(HEADER_LEN + json.len());
     out.bytes(MAGIC);
     out.u32(VERSION);
@@ -224,12 +231,18 @@ fn encode(page: PageName, body: &Body) -> Result<Bytes, LogError> {
     out.u64(page.first);
     out.u64(page.last);
     out.u64(json.len() as u64);
-    out.u64(xxh3_64(&json));
+    out.u64(xxh3_64(json));
     out.zeros(CHECKED_LEN - out.len());
     let checksum = xxh3_64(out.as_slice());
     out.u64(checksum);
-    out.bytes(&json);
-    Ok(out.finish().into())
+    out.bytes(json);
+    out.finish().into()
+}
+
+/// The node that an object says it is of.
+#[cfg(feature = "simulation")]
+pub(super) fn node_of(bytes: &[u8]) -> Option<NodeId> {
+    serde_json::from_slice::<Body>(bytes.get(HEADER_LEN..)?).ok().map(|body| body.node)
 }
 
 fn decode(bytes: &[u8], page: PageName, node: NodeId) -> Result<Body, String> {
@@ -248,9 +261,13 @@ fn decode(bytes: &[u8], page: PageName, node: NodeId) -> Result<Body, String> {
     if version != VERSION {
         return Err(format!("it has format version {version}, this version reads {VERSION}; upgrade this node"));
     }
-    from.u32().map_err(text)?;
+    let header_len = from.u32().map_err(text)?;
+    if header_len as usize != HEADER_LEN {
+        return Err(format!("a header of {header_len} bytes, it must have {HEADER_LEN}"));
+    }
     let found = PageName { first: from.u64().map_err(text)?, last: from.u64().map_err(text)? };
     let (len, hash) = (from.u64().map_err(text)?, from.u64().map_err(text)?);
+    from.reserved(CHECKED_LEN - from.taken()).map_err(text)?;
     if found != page {
         return Err(format!("it holds entries {} to {} under another name", found.first, found.last));
     }
@@ -350,6 +367,26 @@ mod tests {
         memory.delete(&ObjectPath::from(name.to_string())).await.unwrap();
         let error = Manifest::load(&store, NODE).await.unwrap_err();
         assert!(error.to_string().contains("entry 512"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_after_the_last_number() {
+        let (_, other) = store();
+        let mut manifest = Manifest::default();
+        manifest.append(&other, NODE, gap(1, u64::MAX)).await.unwrap();
+        manifest.append(&other, NODE, gap(u64::MAX, u64::MAX)).await.unwrap_err();
+
+        let (memory, store) = store();
+        let entry = Arc::new(gap(5, 9));
+        let (chain_before, chain) = (EntryChain(3), entry.follow(EntryChain(3), NODE));
+        let body = Body { node: NODE, chain_before, chain, entries: vec![entry] };
+        let page = PageName { first: u64::MAX, last: u64::MAX };
+        let path = ObjectPath::from(store.manifest(page).to_string());
+        memory.put(&path, encode(page, &body).unwrap().into()).await.unwrap();
+        let mut last = Manifest::load(&store, NODE).await.unwrap();
+        assert_eq!((last.end(), last.last_number()), (Lsn(9), u64::MAX));
+        let error = last.append(&store, NODE, gap(10, 11)).await.unwrap_err();
+        assert!(error.to_string().contains("full"), "{error}");
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@
 mod archiver;
 mod claim;
 mod entry;
+#[cfg(feature = "simulation")]
+pub(crate) mod fuzz;
 mod manifest;
 mod object;
 mod open;

@@ -146,7 +146,8 @@ impl Source {
     }
 }
 
-fn archived_history(history: HistoryId, summary: &HistorySummary, first: Lsn) -> ArchivedHistory {
+/// What an archived segment says of one history in it.
+pub(super) fn archived_history(history: HistoryId, summary: &HistorySummary, first: Lsn) -> ArchivedHistory {
     ArchivedHistory {
         history,
         after: summary.boundary,

@@ -104,11 +104,11 @@ impl Stall {
             return Duration::ZERO;
         }
         let from = *self.from.get_or_insert(now);
-        self.before + now.saturating_sub(from)
+        self.before.saturating_add(now.saturating_sub(from))
     }
 
     /// For how long, when it was last observed or is running.
     pub(super) fn so_far(&self, now: Duration) -> Duration {
-        self.before + self.from.map_or(Duration::ZERO, |from| now.saturating_sub(from))
+        self.before.saturating_add(self.from.map_or(Duration::ZERO, |from| now.saturating_sub(from)))
     }
 }
