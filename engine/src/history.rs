@@ -7,6 +7,7 @@ use crate::version::Role;
 
 /// One epoch of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EpochEntry {
     /// Which.
     pub epoch: Epoch,

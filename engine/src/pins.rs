@@ -95,7 +95,7 @@ impl Engine {
 fn is_worth_writing(pin: &PinStatus, written: &PinRecord) -> bool {
     let now = record(pin.clone());
     let step = (pin.stalled_max / AGE_STEPS).as_secs().max(1);
-    let aged = now.stalled < written.stalled || now.stalled >= written.stalled + step;
+    let aged = now.stalled < written.stalled || now.stalled >= written.stalled.saturating_add(step);
     // Whether it is reserved or extended is found out anew; the time goes with it.
     let same = PinRecord { stalled: written.stalled, since: written.since, ..now.clone() } == *written;
     aged || !same || (now.lost.is_some() && now.since != written.since)

@@ -110,7 +110,8 @@ impl Table {
     /// Whether this is a table that [`Table::create`] could have made: for tables that come from a peer or a file.
     pub fn check(&self) -> Result<()> {
         check_name("table", &self.name)?;
-        if self.id.0 == 0 || self.schema_version.0 == 0 {
+        // After the last id none would be left for the next table.
+        if matches!(self.id.0, 0 | u32::MAX) || self.schema_version.0 == 0 {
             return Err(EngineError::Invalid(format!("table {:?} has no id or no schema version", self.name)));
         }
         if self.columns.is_empty() || self.columns.len() > COLUMNS_MAX {
@@ -281,6 +282,7 @@ mod tests {
             |t: &mut Table| t.order_by = vec![ColumnId(9)],
             |t: &mut Table| t.partition_by = vec![(Transform::Hour, ColumnId(9))],
             |t: &mut Table| t.id = TableId(0),
+            |t: &mut Table| t.id = TableId(u32::MAX),
         ] {
             let mut table = good.clone();
             damage(&mut table);

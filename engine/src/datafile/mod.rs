@@ -31,6 +31,7 @@ pub const ORDINAL_FIELD_ID: i32 = i32::MAX - 202;
 
 /// What the manifest and a repair say of a datafile.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DatafileMeta {
     /// Where it lies.
     pub path: DatafilePath,

@@ -57,6 +57,7 @@ pub(crate) struct FlushedHistory {
 
 /// A transaction that had an idempotency key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KeyRecord {
     pub(crate) key: Vec<u8>,
     pub(crate) position: Position,

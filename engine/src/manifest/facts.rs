@@ -48,7 +48,7 @@ impl ManifestFacts {
                 return Err(damaged(&dir.display().to_string(), &damage.to_string()));
             }
             // None: the segment with the checkpoint went while it was read; the next one has a newer checkpoint.
-            if let Some(inner) = folding.inner {
+            if let Some(inner) = folding.finish()? {
                 return Ok(inner.state.into());
             }
         }

@@ -4,8 +4,13 @@
 //! An edit or checkpoint is one transaction of the manifest's only history, written in fragments where it is large.
 //! Bodies are JSON; the directory's operation code tells them apart.
 
+mod check;
 mod edit;
 mod facts;
+#[cfg(feature = "simulation")]
+pub(crate) mod fuzz;
+#[cfg(test)]
+mod golden;
 mod state;
 
 pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord};
@@ -112,7 +117,7 @@ impl Manifest {
             }
             log.open_history(end)?;
             let open = recovery.histories.into_iter().flat_map(|history| history.open).collect::<Vec<_>>();
-            Ok::<_, EngineError>((log, folding.inner, open))
+            Ok::<_, EngineError>((log, folding.finish()?, open))
         });
         let (log, found, open) = read.await.map_err(|_| EngineError::Closed)??;
         let created = found.is_none();
@@ -277,6 +282,9 @@ impl Folding {
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
+        if frame.header.history != HISTORY {
+            return Err(damaged(&format!("record {}", frame.lsn), "it is of another history"));
+        }
         let key = (frame.header.epoch, frame.header.transaction);
         match frame.header.kind {
             RecordKind::Fragment => {
@@ -323,6 +331,14 @@ impl Folding {
             _ => return Err(damaged(&format!("record {lsn}"), "it is neither edit nor checkpoint")),
         }
         Ok(())
+    }
+
+    /// The fold, if there is a checkpoint, and it says what can be.
+    fn finish(self) -> Result<Option<Inner>> {
+        if let Some(inner) = &self.inner {
+            inner.state.check().map_err(|reason| damaged(&self.dir.display().to_string(), &reason))?;
+        }
+        Ok(self.inner)
     }
 }
 
@@ -381,7 +397,7 @@ mod tests {
         }
     }
 
-    async fn open(dir: &std::path::Path) -> (Manifest, ManifestState) {
+    pub(super) async fn open(dir: &std::path::Path) -> (Manifest, ManifestState) {
         let (config, disk, clock) = (EngineConfig::new(dir), SystemDisk::shared(), SystemClock::shared());
         let space = Arc::new(Space::open(&config, disk.clone(), clock.clone()));
         Manifest::open(&config, disk, clock, space).await.unwrap()
@@ -423,6 +439,7 @@ mod tests {
         manifest.append(Edit::Flush(edit)).await.unwrap();
         let mut copy = manifest.inner.lock().await.state.histories[&first.system].clone();
         copy.id = HistoryId::random();
+        copy.position.history = copy.id;
         copy.replay_after = Lsn(9);
         manifest.append(Edit::Install(Box::new(copy.clone()))).await.unwrap();
         drop(manifest);

@@ -4,6 +4,7 @@
 //! The disk, the clock and the faults are those of `tailrace_wal::simulation`.
 
 mod forgetful;
+pub mod fuzz;
 mod planted;
 mod reader;
 
