@@ -57,8 +57,11 @@ pub fn manifest_log(input: &[u8]) {
         assert!(appended.is_ok(), "nothing can be appended to what was opened: {appended:?}");
         assert!(manifest.close().await.is_ok());
         drop(manifest);
-        let facts = ManifestFacts::read(&world.disk, &dir);
-        assert!(facts.is_ok(), "it cannot be read after an edit: {facts:?}");
+        // Reading beside a node checks more than a start does: what it found damaged stays so.
+        if facts.is_ok() {
+            let edited = ManifestFacts::read(&world.disk, &dir);
+            assert!(edited.is_ok(), "it cannot be read after an edit: {edited:?}");
+        }
         let again = world.manifest().await;
         assert!(again.is_ok_and(|(_, again)| again.flushed == state.flushed && again.pins.is_empty()));
     });
