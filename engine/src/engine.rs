@@ -26,6 +26,7 @@ use crate::{
     memtable::Memtable,
     open_transactions::OpenTransactions,
     space::Space,
+    subscriptions::Subscriptions,
     system::System,
     version::{Databases, Datafile},
 };
@@ -69,6 +70,7 @@ pub struct Engine {
     pub(crate) cache: DatafileCache,
     pub(crate) open: Arc<OpenTransactions>,
     pub(crate) garbage: Garbage,
+    pub(crate) subscriptions: Subscriptions,
     /// The pins as the manifest has them.
     pub(crate) pins_written: tokio::sync::Mutex<Vec<PinRecord>>,
     /// They could not be written the last time.
@@ -399,6 +401,7 @@ impl Engine {
             open: Arc::default(),
             garbage,
             pins_written: tokio::sync::Mutex::default(),
+            subscriptions: Subscriptions::default(),
             pins_failing: AtomicBool::new(false),
             retired: Mutex::default(),
             unrecorded_ends: Mutex::default(),

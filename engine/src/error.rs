@@ -1,6 +1,6 @@
 //! Errors of the engine, by what the caller can do about them.
 
-use tailrace_wal::{LogError, Position};
+use tailrace_wal::{LogError, Position, Seq};
 
 /// Why an engine call failed. Unless said otherwise, nothing was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,6 +80,45 @@ pub enum EngineError {
         /// Its file or object.
         object: String,
         /// The cause.
+        reason: String,
+    },
+    /// Changes that a feed was to give are not there any more.
+    #[error("changes of database {database:?} from seq {wanted} on are gone: the first that can be had is seq {first}")]
+    ChangesGone {
+        /// The database.
+        database: String,
+        /// The first that was wanted.
+        wanted: Seq,
+        /// The first that is there.
+        first: Seq,
+    },
+    /// A transaction that a feed was to give was skipped on this node: its rows are not in the table.
+    #[error("transaction {seq} of table {table:?} was skipped on this node: its rows are not in the table")]
+    ChangesSkipped {
+        /// Database and table.
+        table: String,
+        /// The transaction.
+        seq: Seq,
+    },
+    /// What a feed reads has ended or changed; the message says how.
+    #[error("{0}")]
+    FeedEnded(String),
+    /// Somebody else uses it now.
+    #[error("{kind} {name:?} is in use")]
+    InUse {
+        /// `subscription`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A subscription whose pin is lost: what it has not acknowledged may be gone.
+    #[error("subscription {name:?} is lost after seq {acknowledged}: {reason}")]
+    SubscriptionLost {
+        /// Its name.
+        name: String,
+        /// What was acknowledged.
+        acknowledged: Seq,
+        /// Why it is lost.
         reason: String,
     },
     /// The engine is shutting down.

@@ -19,6 +19,7 @@
 //! | write | `transaction` → `ingest` (slices on blocking threads: `partition`, `part`, hashes) → fragments, `open_transactions` → `commit` → `keys`, `memtable` (room), `admission` (latches, gate) → the log → `database` (the queue, in seq order) → `apply`, `chunk` → `engine` (publishes) |
 //! | DDL, switches | `ddl` → `admission` → `commit`; facts of the cluster: `system` |
 //! | read | `version` (datafiles, their cached Arrow, chunks) |
+//! | changes | `changes` (frames of one table, durable and applied) → `changes/source` (log or archive) → `changes/decode` → `changes/rows`; who reads: `subscriptions` → `pins` |
 //! | follow | `replica` (prepare: `effect`; a run is checked whole, then appended verbatim) → `held` (fragments) → `database` → `apply` |
 //! | flush | `background` (when) → `flush` (freezes at one LSN behind the gate) → `datafile` → `manifest` → versions, `cache` → the log is truncated; `garbage` |
 //! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
@@ -37,6 +38,7 @@ mod apply;
 mod archive;
 mod background;
 mod cache;
+mod changes;
 mod chunk;
 mod commit;
 mod config;
@@ -69,6 +71,7 @@ mod scalar;
 pub mod simulation;
 mod space;
 mod store;
+mod subscriptions;
 mod system;
 mod table;
 mod task;
@@ -77,6 +80,9 @@ pub mod types;
 mod version;
 
 pub use archive::{ArchiveConfig, open_archive};
+pub use changes::{
+    COMMIT_TIME_COLUMN, Changes, ChangesRequest, FEED_COLUMNS, OPERATION_COLUMN, PartitionFilter, feed_schema,
+};
 pub use chunk::{Chunk, IdentityRun};
 pub use config::EngineConfig;
 pub use datafile::{
@@ -94,6 +100,7 @@ pub use partition::{PartitionKey, PartitionScheme};
 pub use repair::{RepairInstall, RepairManifest, RepairSource, RepairTable};
 pub use replica::{Applied, Applier, Prepared};
 pub use store::open_store;
+pub use subscriptions::{Subscribed, SubscriptionStatus};
 pub use table::{
     COLUMNS_MAX, Column, ColumnDefinition, FIELD_ID_KEY, NAME_BYTES_MAX, Table, TableDefinition, check_name,
 };

@@ -60,7 +60,17 @@ pub fn encode_part(batch: &RecordBatch) -> Result<Vec<Bytes>> {
 /// Decodes and validates a part as a batch of `schema` with `rows` rows, sharing `bytes`. `bytes` may come from a peer
 /// or a damaged file: every offset, length, UTF-8 string and NULL in a column that forbids it is checked.
 pub fn decode_part(bytes: Bytes, schema: &SchemaRef, rows: u32) -> Result<RecordBatch> {
-    decode(&bytes, schema, rows).map_err(|reason| {
+    decode_columns(bytes, schema, rows, None)
+}
+
+/// [`decode_part`] of some columns, by their index in `schema`; `None`: of all. The layout of all is checked.
+pub(crate) fn decode_columns(
+    bytes: Bytes,
+    schema: &SchemaRef,
+    rows: u32,
+    columns: Option<&[usize]>,
+) -> Result<RecordBatch> {
+    decode(&bytes, schema, rows, columns).map_err(|reason| {
         EngineError::Invalid(format!(
             "a part of {} bytes is no batch of {rows} rows of its table: {reason}",
             bytes.len()
@@ -85,7 +95,7 @@ fn schema_message_len(buffers: &[Buffer]) -> Option<usize> {
     usize::try_from(length).ok()?.checked_add(PREFIX_BYTES)
 }
 
-fn decode(bytes: &Bytes, schema: &SchemaRef, rows: u32) -> Result<RecordBatch, String> {
+fn decode(bytes: &Bytes, schema: &SchemaRef, rows: u32, columns: Option<&[usize]>) -> Result<RecordBatch, String> {
     let rest = bytes.strip_prefix(&CONTINUATION).ok_or("it does not begin as an Arrow message")?;
     let (length, rest) = rest.split_first_chunk::<4>().ok_or("it is cut short")?;
     let length = usize::try_from(i32::from_le_bytes(*length)).map_err(|_| "the length of its metadata is negative")?;
@@ -101,7 +111,7 @@ fn decode(bytes: &Bytes, schema: &SchemaRef, rows: u32) -> Result<RecordBatch, S
     let no_dictionaries = HashMap::new();
     let version = MetadataVersion::V5;
     let batch = RecordBatchDecoder::try_new(&body, header, Arc::clone(schema), &no_dictionaries, &version)
-        .and_then(RecordBatchDecoder::read_record_batch)
+        .and_then(|decoder| decoder.with_projection(columns).read_record_batch())
         .map_err(|error| error.to_string())?;
     for column in batch.columns() {
         check_decimals(column)?;

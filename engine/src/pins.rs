@@ -25,6 +25,7 @@ impl Engine {
         self.log.forget_detached_pins(&keys).map_err(|attached| {
             EngineError::Invalid(format!("pin {:?} is in use: its feed is attached now", attached.feed))
         })?;
+        keys.iter().for_each(|key| self.subscriptions.forget(key));
         self.save_pins().await?;
         self.truncate_retained().await;
         Ok(keys.len() as u64)
@@ -65,6 +66,7 @@ impl Engine {
     pub(crate) async fn restore_pins(&self, state: &ManifestState) {
         self.pins_written.lock().await.clone_from(&state.pins);
         for pin in &state.pins {
+            self.subscriptions.restore(pin);
             self.log.restore_pin(SavedPin {
                 key: pin.key.clone(),
                 acknowledged: pin.acknowledged,
@@ -77,12 +79,16 @@ impl Engine {
         }
     }
 
-    async fn save_pins(&self) -> Result<()> {
+    /// Writes the pins where they have changed; durable on return.
+    pub(crate) async fn save_pins(&self) -> Result<()> {
         let mut written = self.pins_written.lock().await;
         let pins = self.log.pins();
         let changed = pins.len() != written.len()
-            || pins.iter().zip(&*written).any(|(pin, written)| is_worth_writing(pin, written));
+            || pins.iter().zip(&*written).any(|(pin, written)| {
+                is_worth_writing(pin, written) || self.subscriptions.table_of(&pin.key) != written.table
+            });
         if changed {
+            let record = |pin: PinStatus| PinRecord { table: self.subscriptions.table_of(&pin.key), ..record(pin) };
             let pins: Vec<PinRecord> = pins.into_iter().map(record).collect();
             self.manifest.append(Edit::Pins(pins.clone())).await?;
             *written = pins;
@@ -97,7 +103,8 @@ fn is_worth_writing(pin: &PinStatus, written: &PinRecord) -> bool {
     let step = (pin.stalled_max / AGE_STEPS).as_secs().max(1);
     let aged = now.stalled < written.stalled || now.stalled >= written.stalled.saturating_add(step);
     // Whether it is reserved or extended is found out anew; the time goes with it.
-    let same = PinRecord { stalled: written.stalled, since: written.since, ..now.clone() } == *written;
+    let same =
+        PinRecord { stalled: written.stalled, since: written.since, table: written.table, ..now.clone() } == *written;
     aged || !same || (now.lost.is_some() && now.since != written.since)
 }
 
@@ -110,6 +117,7 @@ fn record(pin: PinStatus) -> PinRecord {
         restart: pin.restart,
         since: pin.since,
         stalled: pin.stalled.as_secs(),
+        table: None,
     }
 }
 

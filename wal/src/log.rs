@@ -326,6 +326,12 @@ impl Log {
         self.inner.shared.position_at(history, seq)
     }
 
+    /// The restart seq of the commit of `seq`, where that is retained: who holds everything up to `seq`, and no
+    /// fragments, starts to read after it. Blocks on the disk.
+    pub fn restart_at(&self, history: HistoryId, seq: Seq) -> Option<Seq> {
+        self.inner.shared.restart_at(history, seq)
+    }
+
     /// Claims retention for a feed from the record after `restart` on, replacing the claim of the same key.
     /// [`LogError::Truncated`] if those records are gone.
     pub fn pin(&self, key: PinKey, acknowledged: Seq, restart: Seq) -> Result<Pin, LogError> {

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    Clock, Disk, HistoryId, LogConfig, LogError, Lsn, NodeId, Position, RecordKind, Seq,
+    Clock, Disk, HistoryHeader, HistoryId, LogConfig, LogError, Lsn, NodeId, Position, RecordKind, Seq,
     archive::ArchiveClaim,
     error::io_error,
     frame::{self, Decoded, HEADER_LEN},
@@ -215,17 +215,26 @@ impl Shared {
         if seq == Seq::ZERO {
             return Some(Position::start(history));
         }
+        self.header_at(history, seq).map(|header| header.position())
+    }
+
+    /// See [`crate::Log::restart_at`].
+    pub(crate) fn restart_at(&self, history: HistoryId, seq: Seq) -> Option<Seq> {
+        self.header_at(history, seq).map(|header| header.restart_seq)
+    }
+
+    fn header_at(&self, history: HistoryId, seq: Seq) -> Option<HistoryHeader> {
         let found = self.find_commit(history, seq).and_then(|found| {
             let Some((_, open, offset)) = found else { return Ok(None) };
             let mut bytes = [0; HEADER_LEN];
             read_full(&open.path, &*open.file, &mut bytes, offset)?;
             match frame::decode(&bytes, open.salt)? {
-                Decoded::Valid(header) => Ok(header.record.map(|record| record.position())),
+                Decoded::Valid(header) => Ok(header.record),
                 Decoded::Foreign => Ok(None),
             }
         });
         found.unwrap_or_else(|error| {
-            tracing::warn!("position of history {history} at seq {seq}: {error}");
+            tracing::warn!("header of history {history} at seq {seq}: {error}");
             None
         })
     }

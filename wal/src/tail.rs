@@ -162,6 +162,12 @@ impl Tail {
         }
     }
 
+    /// Whether a durable record is there that was not returned: then [`Tail::next`] waits for the disk at most.
+    pub fn is_behind(&mut self) -> Result<bool, LogError> {
+        let in_run = self.run.as_ref().is_some_and(|run| run.next < run.plan.frames.len());
+        Ok(in_run || self.plan()?.is_some())
+    }
+
     /// Everything up to here has been returned or belongs to other histories.
     pub fn passed(&self) -> Lsn {
         self.passed

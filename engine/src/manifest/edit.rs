@@ -83,4 +83,7 @@ pub(crate) struct PinRecord {
     /// For how long it had stood still, seconds.
     #[serde(default)]
     pub(crate) stalled: u64,
+    /// Of a subscription: its table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) table: Option<TableId>,
 }

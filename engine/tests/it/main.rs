@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod basic;
+mod changes;
 mod corpus;
 mod ddl;
 mod faults;

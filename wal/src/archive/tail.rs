@@ -109,6 +109,19 @@ impl ArchiveTail {
         self.passed
     }
 
+    /// Whether a record is there that was not returned, as far as can be told without looking into the archive.
+    pub fn is_behind(&mut self) -> Result<bool, LogError> {
+        match &mut self.place {
+            Place::Live(tail) => match tail.is_behind() {
+                // The archive has what truncation took.
+                Err(LogError::ReplayTruncated { .. }) => Ok(true),
+                is_behind => is_behind,
+            },
+            Place::Archived(_) => Ok(true),
+            Place::Unknown => Ok(self.log.as_ref().is_some_and(|log| self.passed < log.marks.durable())),
+        }
+    }
+
     /// Waits for the next durable record. Cancel-safe. Without a log, the end of the archive is an error:
     /// [`LogError::Archive`], and may be tried again.
     pub async fn next(&mut self) -> Result<Frame, LogError> {
