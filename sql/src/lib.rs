@@ -14,11 +14,13 @@
 //! | connection | `server` → `pgwire/connection` → `pgwire/{startup,reader,frontend}` → `pgwire/{simple,extended}` → `session` → `pgwire/rows` → `pgwire/encode` → socket; cancelling: `pgwire/cancel` |
 //! | write | `session` → `statement/parse` → `statement/insert` (literals: `statement/values`) or `statement/copy` → `statement/cast` → `statement/transaction` → engine |
 //! | read | `session` (pins a version) → `statement/query` → `provider/catalog` → `provider/table` → `provider/pruning` → `provider/hot` and `provider/cold` |
+//! | feed | `session` → `statement/query` → `feed/planner` → `feed/provider` → `feed/rows` → the engine's `changes` |
 //! | status | `system/schema` → `system/computed` → `system/table/…`; functions: `system/function/…`; CALL: `procedure/…` |
 //!
 //! Errors of other layers become SQL errors in `error/{engine,datafusion,arrow,parser}`.
 
 mod error;
+mod feed;
 mod function;
 mod instance;
 mod pgwire;

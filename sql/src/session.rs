@@ -17,7 +17,7 @@ use tailrace_engine::TableVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Instance, Result, SqlError, function,
+    Instance, Result, SqlError, feed, function,
     provider::{CATALOG, Catalog, PinnedVersion, register_store},
     statement::{
         Kind, Parser, Statement, call, copy, ddl,
@@ -113,6 +113,7 @@ impl SessionFactory {
         let mut context = SessionContext::new_with_state(state);
         function::register(&mut context)?;
         context.register_catalog(CATALOG, Arc::new(Catalog::new(instance.engine.clone())));
+        feed::register(&context, &instance.engine)?;
         system::register(&context, &instance)?;
         Ok(Self { template: Arc::new(context.state()), parser: Arc::new(Parser::new()), instance })
     }

@@ -146,6 +146,10 @@ fn plan_error(text: &str) -> SqlError {
         let name = name.strip_prefix("public.").unwrap_or(name);
         return SqlError::new("42P01", format!("table {name:?} does not exist"));
     }
+    if text.contains("Cannot execute pipeline breaking queries") {
+        return SqlError::new("0A000", "the query needs all rows before it can give one, and a tail has no end")
+            .hint("give the tail a LIMIT in a subquery or a to_seq, or read changes(…)");
+    }
     let text = text.replace("Utf8View", "text").replace("Utf8", "text").replace("LargeUtf8", "text");
     let text = first_line(&text);
     let lower = text.to_lowercase();

@@ -15,6 +15,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "3F000",
                     "column" => "42703",
+                    "subscription" => "42704",
                     _ => "42P01",
                 },
                 text,
@@ -23,6 +24,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "42P04",
                     "column" => "42701",
+                    "subscription" => "42710",
                     _ => "42P07",
                 },
                 text,
@@ -40,6 +42,20 @@ impl From<EngineError> for SqlError {
             EngineError::Log(log) => log.into(),
             EngineError::Full { .. } => Self::new("53100", text).hint(MAKE_SPACE),
             EngineError::Storage { .. } => Self::new("58030", text),
+            EngineError::ChangesGone { first, .. } => Self::new("58P01", text).hint(format!(
+                "start with from_seq => {first}, after reading the table itself for what lies before it; a subscription \
+                 keeps the log for a reader that is away"
+            )),
+            EngineError::ChangesSkipped { seq, .. } => Self::new("55000", text)
+                .hint(format!("repair the database, or go on without it with from_seq => {}", seq.next())),
+            EngineError::FeedEnded(_) => Self::new("55000", text),
+            EngineError::InUse { .. } => {
+                Self::new("55006", text).hint("it has one consumer at a time; end the other, or use another")
+            }
+            EngineError::SubscriptionLost { acknowledged, name, .. } => Self::new("55000", text).hint(format!(
+                "CALL drop_subscription('{name}'), read the table itself for what came after seq {acknowledged}, and \
+                 create the subscription again"
+            )),
             EngineError::Closed => Self::new("57P01", text),
             _ => Self::new("XX000", text),
         }

@@ -10,6 +10,8 @@ use crate::{Result, SqlError};
 pub(super) enum Type {
     Text,
     Bool,
+    /// 64-bit integer.
+    Int,
 }
 
 /// A parameter of a procedure; it must be given unless it is optional.
@@ -91,6 +93,22 @@ impl Arguments {
         }
     }
 
+    /// The integer argument at a position.
+    pub(super) fn int(&self, index: usize) -> Result<i64> {
+        match self.0.get(index) {
+            Some(ScalarValue::Int64(Some(int))) => Ok(*int),
+            _ => Err(SqlError::internal(format!("argument {index} is not an integer"))),
+        }
+    }
+
+    /// The optional integer argument at a position.
+    pub(super) fn optional_int(&self, index: usize) -> Result<Option<i64>> {
+        match self.0.get(index) {
+            Some(ScalarValue::Null) => Ok(None),
+            _ => self.int(index).map(Some),
+        }
+    }
+
     /// The boolean argument at a position.
     pub(super) fn bool(&self, index: usize) -> Result<bool> {
         match self.0.get(index) {
@@ -105,6 +123,7 @@ fn signature(procedure: &str, parameters: &[Parameter]) -> String {
         let of = match parameter.of {
             Type::Text => "text",
             Type::Bool => "boolean",
+            Type::Int => "bigint",
         };
         let (open, close) = if parameter.optional { ("[", "]") } else { ("", "") };
         format!("{open}{} {of}{close}", parameter.name)
@@ -130,6 +149,10 @@ fn convert(procedure: &str, parameter: Parameter, value: &ScalarValue) -> Result
                 text => Err(wrong(&format!("{text:?}, which is no boolean"))),
             }
         }
+        (Type::Int, given) if given.is_integer() => {
+            value.cast_to(&DataType::Int64).map_err(|error| wrong(&error.strip_backtrace()))
+        }
+        (Type::Int, other) => Err(wrong(&format!("of type {other}, not integer"))),
         (Type::Text, other) => Err(wrong(&format!("of type {other}, not text"))),
         (Type::Bool, other) => Err(wrong(&format!("of type {other}, not boolean"))),
     }

@@ -5,6 +5,7 @@ mod cluster_replication;
 mod flush;
 mod forget_pin;
 mod set_database_for_cluster_replication;
+mod subscription;
 
 use datafusion::common::ScalarValue;
 
@@ -23,6 +24,9 @@ pub(crate) struct Argument {
 /// What can be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Procedure {
+    AdvanceSubscription,
+    CreateSubscription,
+    DropSubscription,
     Flush,
     ForgetPin,
     SetDatabaseForClusterReplication,
@@ -31,7 +35,10 @@ enum Procedure {
 }
 
 impl Procedure {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 8] = [
+        Self::AdvanceSubscription,
+        Self::CreateSubscription,
+        Self::DropSubscription,
         Self::Flush,
         Self::ForgetPin,
         Self::SetDatabaseForClusterReplication,
@@ -41,6 +48,9 @@ impl Procedure {
 
     fn name(self) -> &'static str {
         match self {
+            Self::AdvanceSubscription => "advance_subscription",
+            Self::CreateSubscription => "create_subscription",
+            Self::DropSubscription => "drop_subscription",
             Self::Flush => "flush",
             Self::ForgetPin => "forget_pin",
             Self::SetDatabaseForClusterReplication => "set_database_for_cluster_replication",
@@ -52,6 +62,9 @@ impl Procedure {
     fn parameters(self) -> &'static [Parameter] {
         match self {
             Self::Flush | Self::StartClusterReplication | Self::StopClusterReplication => &[],
+            Self::AdvanceSubscription => subscription::ADVANCE,
+            Self::CreateSubscription => subscription::CREATE,
+            Self::DropSubscription => subscription::DROP,
             Self::ForgetPin => forget_pin::PARAMETERS,
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
         }
@@ -73,6 +86,9 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let instance = session.instance();
     let notices = match procedure {
+        Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
+        Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
+        Procedure::DropSubscription => subscription::drop(instance, &arguments).await?,
         Procedure::Flush => flush::run(instance).await?,
         Procedure::ForgetPin => forget_pin::run(instance, &arguments).await?,
         Procedure::SetDatabaseForClusterReplication => {

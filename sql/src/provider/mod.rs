@@ -13,6 +13,7 @@ mod table;
 
 pub(crate) use catalog::{Catalog, PinnedVersion};
 pub(crate) use cold::register_store;
+pub(crate) use pruning::Pruner;
 
 /// The one catalog of a node.
 pub(crate) const CATALOG: &str = "tailrace";

@@ -8,16 +8,16 @@ use datafusion::{
         datatypes::SchemaRef,
     },
     catalog::Session,
-    common::{Column, DFSchema, Result, ScalarValue, pruning::PruningStatistics},
+    common::{Column, DFSchema, DataFusionError, Result, ScalarValue, pruning::PruningStatistics},
     logical_expr::{Expr, utils::conjunction},
     physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder},
 };
-use tailrace_engine::{DatafileMeta, PartitionKey, PartitionVersion, TableVersion};
+use tailrace_engine::{DatafileMeta, PartitionKey, PartitionScheme, PartitionVersion, Table, TableVersion};
 
 use super::{statistics::scalar, table::Selection};
 
 /// Decides by a query's filters.
-pub(super) struct Pruner {
+pub(crate) struct Pruner {
     schema: SchemaRef,
     /// `None`: nothing can be left out.
     predicate: Option<PruningPredicate>,
@@ -42,7 +42,7 @@ struct Bounds {
 }
 
 impl Pruner {
-    pub(super) fn new(state: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Self> {
+    pub(crate) fn new(state: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Self> {
         let none = Self { schema: schema.clone(), predicate: None, columns: HashSet::new() };
         let Some(filter) = conjunction(filters.iter().cloned()) else { return Ok(none) };
         let frame = DFSchema::try_from(schema.as_ref().clone())?;
@@ -76,43 +76,30 @@ impl Pruner {
         Ok(selection)
     }
 
-    fn partitions<'a>(&self, table: &'a TableVersion) -> Result<Vec<&'a Arc<PartitionVersion>>> {
-        let all = || table.partitions().map(|(_, partition)| partition);
-        let Some(predicate) = &self.predicate else { return Ok(all().collect()) };
-        let sources: Vec<_> = table.table.partition_by.iter().map(|(_, column)| *column).collect();
-        let mut columns = table.table.columns.iter();
-        let concerned = columns.any(|column| sources.contains(&column.id) && self.columns.contains(&column.name));
-        if !concerned {
-            return Ok(all().collect());
-        }
-        let containers = table.partitions().map(|(key, partition)| self.of_partition(table, key, partition));
-        let keep = self.prune(predicate, containers.collect::<Result<Vec<_>>>()?)?;
-        Ok(all().zip(keep).filter_map(|(partition, keep)| keep.then_some(partition)).collect())
+    /// Whether a table's partitions can be told apart by the filters.
+    pub(crate) fn concerns_partitions(&self, table: &Table) -> bool {
+        let sources: Vec<_> = table.partition_by.iter().map(|(_, column)| *column).collect();
+        let mut columns = table.columns.iter();
+        self.predicate.is_some()
+            && columns.any(|column| sources.contains(&column.id) && self.columns.contains(&column.name))
     }
 
-    fn of_partition(
-        &self,
-        table: &TableVersion,
-        key: &PartitionKey,
-        partition: &PartitionVersion,
-    ) -> Result<Container> {
-        let rows = partition.rows();
-        let bounds = match table.scheme.bounds(key) {
-            Ok(bounds) => bounds,
-            Err(error) => {
-                return Err(datafusion::error::DataFusionError::External(Box::new(error)));
-            }
+    /// Whether a partition can hold wanted rows.
+    pub(crate) fn wants_partition(&self, table: &Table, scheme: &PartitionScheme, key: &PartitionKey) -> Result<bool> {
+        let Some(predicate) = &self.predicate else { return Ok(true) };
+        let keep = self.prune(predicate, vec![of_partition(table, scheme, key, 1)?])?;
+        Ok(keep.first().copied().unwrap_or(true))
+    }
+
+    fn partitions<'a>(&self, table: &'a TableVersion) -> Result<Vec<&'a Arc<PartitionVersion>>> {
+        let all = || table.partitions().map(|(_, partition)| partition);
+        let Some(predicate) = self.predicate.as_ref().filter(|_| self.concerns_partitions(&table.table)) else {
+            return Ok(all().collect());
         };
-        let mut container = Container { rows, columns: Vec::new() };
-        for bound in bounds {
-            let Some(column) = table.table.columns.iter().position(|column| column.id == bound.column) else {
-                continue;
-            };
-            let (min, max) = (scalar(bound.min.as_ref())?, scalar(bound.max.as_ref())?);
-            let nulls = if min.is_none() && max.is_none() { Some(rows) } else { None };
-            container.columns.push(Bounds { column, min, max, nulls });
-        }
-        Ok(container)
+        let containers =
+            table.partitions().map(|(key, partition)| of_partition(&table.table, &table.scheme, key, partition.rows()));
+        let keep = self.prune(predicate, containers.collect::<Result<Vec<_>>>()?)?;
+        Ok(all().zip(keep).filter_map(|(partition, keep)| keep.then_some(partition)).collect())
     }
 
     fn of_file(&self, table: &TableVersion, meta: &DatafileMeta) -> Result<Container> {
@@ -135,6 +122,20 @@ impl Pruner {
         }
         predicate.prune(&Containers { schema: &self.schema, containers })
     }
+}
+
+fn of_partition(table: &Table, scheme: &PartitionScheme, key: &PartitionKey, rows: u64) -> Result<Container> {
+    let bounds = scheme.bounds(key).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let mut container = Container { rows, columns: Vec::new() };
+    for bound in bounds {
+        let Some(column) = table.columns.iter().position(|column| column.id == bound.column) else {
+            continue;
+        };
+        let (min, max) = (scalar(bound.min.as_ref())?, scalar(bound.max.as_ref())?);
+        let nulls = if min.is_none() && max.is_none() { Some(rows) } else { None };
+        container.columns.push(Bounds { column, min, max, nulls });
+    }
+    Ok(container)
 }
 
 struct Containers<'a> {

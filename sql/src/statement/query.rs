@@ -17,9 +17,10 @@ use datafusion::{
     sql::{parser::Statement as DataFusionStatement, sqlparser::ast},
 };
 use futures::TryStreamExt;
+use tailrace_engine::Version;
 
 use super::settings::rows;
-use crate::{Outcome, Result, Session, SqlError};
+use crate::{Outcome, Result, Session, SqlError, feed, provider::PinnedVersion};
 
 /// Plans a query; names are resolved in `state`.
 pub(crate) async fn plan(state: &SessionState, query: &ast::Statement, sql: &str) -> Result<LogicalPlan> {
@@ -80,10 +81,24 @@ pub(crate) async fn start(
     parameters: &[ScalarValue],
     count: usize,
 ) -> Result<SendableRecordBatchStream> {
-    let state = session.planning_state();
+    let mut state = session.planning_state();
     let plan = with_parameters(plan(&state, query, sql).await?, parameters, count)?;
+    let feeds = prepare_for_feeds(&mut state, &plan)?;
     let physical = physical(&state, &plan, sql).await?;
+    if feeds == Some(feed::Kind::Tail) {
+        // Scans have what they need of the version; the statement may run for weeks.
+        state.config_mut().set_extension(Arc::new(PinnedVersion(Version::default())));
+    }
     Ok(execute_stream(physical, state.task_ctx())?)
+}
+
+/// A feed's rows come in its order, so nothing is divided among threads.
+fn prepare_for_feeds(state: &mut SessionState, plan: &LogicalPlan) -> Result<Option<feed::Kind>> {
+    let feeds = feed::feeds_of(plan)?;
+    if feeds.is_some() {
+        state.config_mut().options_mut().execution.target_partitions = 1;
+    }
+    Ok(feeds)
 }
 
 /// EXPLAIN: the physical plan, a line a row; with ANALYZE after having run it, with figures.
@@ -95,8 +110,9 @@ pub(crate) async fn explain(
     parameters: &[ScalarValue],
     count: usize,
 ) -> Result<Outcome> {
-    let state = session.planning_state();
+    let mut state = session.planning_state();
     let logical = with_parameters(plan(&state, query, sql).await?, parameters, count)?;
+    prepare_for_feeds(&mut state, &logical)?;
     let physical = physical(&state, &logical, sql).await?;
     let mut text = String::new();
     if verbose {

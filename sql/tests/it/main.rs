@@ -3,6 +3,7 @@
 
 mod copy;
 mod ddl;
+mod feed;
 mod insert;
 mod node;
 mod query;

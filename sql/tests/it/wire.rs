@@ -88,7 +88,7 @@ impl Served {
         Ok(client)
     }
 
-    async fn socket(&self) -> TcpStream {
+    pub(crate) async fn socket(&self) -> TcpStream {
         TcpStream::connect(self.server.local_addr()).await.unwrap()
     }
 }
@@ -103,7 +103,7 @@ pub(crate) async fn cells(client: &Client, sql: &str) -> Vec<Vec<Option<String>>
     rows.map(|row| (0..row.len()).map(|index| row.get(index).map(ToOwned::to_owned)).collect()).collect()
 }
 
-fn code(error: &tokio_postgres::Error) -> &SqlState {
+pub(crate) fn code(error: &tokio_postgres::Error) -> &SqlState {
     error.code().unwrap_or_else(|| panic!("no SQLSTATE in {error:?}"))
 }
 
@@ -309,7 +309,7 @@ async fn a_disconnect_cancels_the_query() {
 }
 
 /// Shutting down waits for what runs: it must have ended.
-async fn shut_down_soon(served: Served) {
+pub(crate) async fn shut_down_soon(served: Served) {
     tokio::time::timeout(Duration::from_secs(20), served.server.shutdown()).await.expect("something still runs");
 }
 
@@ -426,14 +426,14 @@ async fn shutdown_tells_idle_and_busy_connections() {
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-fn startup() -> Vec<u8> {
+pub(crate) fn startup() -> Vec<u8> {
     let body = b"\0\x03\0\0user\0ann\0database\0tailrace\0\0";
     let mut message = (u32::try_from(body.len()).unwrap() + 4).to_be_bytes().to_vec();
     message.extend(body);
     message
 }
 
-fn query(sql: &str) -> Vec<u8> {
+pub(crate) fn query(sql: &str) -> Vec<u8> {
     let mut message = vec![b'Q'];
     message.extend((u32::try_from(sql.len()).unwrap() + 5).to_be_bytes());
     message.extend(sql.as_bytes());

@@ -10,6 +10,7 @@ mod partitions;
 mod pins;
 mod replicas;
 mod settings;
+mod subscriptions;
 mod tables;
 mod tasks;
 mod wal;
@@ -39,6 +40,7 @@ pub(super) const ALL: &[SystemTable] = &[
     pins::TABLE,
     replicas::TABLE,
     settings::TABLE,
+    subscriptions::TABLE,
     tables::TABLE,
     tasks::TABLE,
     wal::TABLE,
