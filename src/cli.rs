@@ -1,10 +1,10 @@
-//! Command line: `tailrace init`, `serve`, `demo`, `wal`.
+//! Command line: `tailrace init`, `serve`, `demo`, `tail`, `wal`.
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Error, Result, config, demo, init, serve, wal};
+use crate::{Error, Result, config, demo, init, serve, tail, wal};
 
 /// A columnar store for time series whose write-ahead log is its change stream.
 #[derive(Debug, Parser)]
@@ -22,6 +22,11 @@ enum Command {
     Serve(ServeArgs),
     /// Plays the replication tutorial between two nodes in this process, and compares both sides.
     Demo(DemoArgs),
+    /// Prints a table's changes, as they are or as they come, from a running node.
+    ///
+    /// Exit code 0: the end, an interrupt (the last seq is told on standard error), or nobody reads any more; 1: the node
+    /// refused or ended it; 2: asked for wrongly.
+    Tail(tail::TailArgs),
     /// Reads a node's log as it lies on disk; safe beside a running node.
     ///
     /// Exit code 0: sound; 1: damaged; 2: could not be read, or was asked for wrongly.
@@ -71,6 +76,9 @@ pub fn main() -> ExitCode {
     if let Command::Wal(command) = &cli.command {
         return wal::run(command);
     }
+    if let Command::Tail(args) = &cli.command {
+        return tail(args.clone());
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -92,8 +100,8 @@ fn run(command: Command) -> Result<()> {
             serve::trace("info,datafusion=warn,quinn=warn,rustls=warn");
             block_on(serve::serve(settings))
         }
-        // Has exit codes of its own.
-        Command::Wal(_) => Ok(()),
+        // Have exit codes of their own.
+        Command::Wal(_) | Command::Tail(_) => Ok(()),
         Command::Demo(DemoArgs { rows, serve }) => {
             serve::trace("warn");
             block_on(demo::demo(rows, serve))
@@ -101,11 +109,23 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+fn tail(args: tail::TailArgs) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => runtime.block_on(tail::run(args)),
+        Err(error) => {
+            eprintln!("tailrace: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Error::Configuration(format!("cannot start threads: {error}")))
+}
+
 fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Configuration(format!("cannot start threads: {error}")))?;
+    let runtime = runtime()?;
     let result = runtime.block_on(command);
     // What still runs now (a query that was cancelled, in the middle of a batch) holds nothing that must be kept.
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -1,7 +1,7 @@
 //! The `tailrace` binary's parts: command line, settings, composition of a node, and the demo.
 //!
 //! `main` → [`cli`] → [`init`] | [`serve`] | [`demo`]; the last two build nodes with [`compose`] from [`config`].
-//! `tailrace wal` (`wal/`) reads a log without a node.
+//! `tailrace tail` (`tail/`) is a client of a running node; `tailrace wal` (`wal/`) reads a log without a node.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +12,7 @@ pub mod demo;
 mod error;
 pub mod init;
 pub mod serve;
+mod tail;
 mod wal;
 
 pub use error::{Error, Result};

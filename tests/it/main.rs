@@ -14,4 +14,5 @@ mod psql;
 mod replicate;
 mod stop_and_start;
 mod synchronous;
+mod tail;
 mod wal;
