@@ -111,6 +111,8 @@ async fn changes_are_the_tables_rows_once_in_order() {
         let (mut engine, _) = open_with(small.clone()).await;
         market(&engine).await;
         engine.create_table("market", bars("other")).await.unwrap();
+        // Flushes would truncate it.
+        engine.create_subscription("holds the log", "market", "bars", Some(Seq(1))).await.unwrap();
         // A tail that is there from the beginning sees the same.
         let mut tail = engine.changes(ChangesRequest { upto: None, ..request(&engine, "bars") }).unwrap();
         for round in 0..2 {
