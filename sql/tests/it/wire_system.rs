@@ -15,6 +15,7 @@ const TABLES: [&str; 13] = [
     "pins",
     "replicas",
     "settings",
+    "subscriptions",
     "tables",
     "tasks",
     "wal",
