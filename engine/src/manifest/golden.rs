@@ -142,6 +142,7 @@ async fn write(node: &Path) {
         lost,
         since: CommitTime(1_673_170_200_000_001),
         stalled: 17,
+        table: None,
     };
     let pins = vec![pin("replica/siteB", None), pin("replica/siteC", Some("over its budget".into()))];
     manifest.append(Edit::Pins(pins)).await.unwrap();

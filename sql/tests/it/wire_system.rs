@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "archive",
     "archive_gaps",
     "databases",
