@@ -29,8 +29,26 @@ pub(crate) struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct HeldTransaction {
     pub(crate) fragments: Vec<HeldFragment>,
-    /// While its fragments are in this node's log. `None`: they wait in memory for a commit that needs them.
+    /// So many of them, the first ones, are in this node's log; the others wait in memory for a commit that needs them.
+    pub(crate) logged: usize,
+    /// From before the first of them goes to the log.
     pub(crate) registration: Option<Registration>,
+}
+
+impl HeldTransaction {
+    /// Whether fragments of it wait in memory alone.
+    pub(crate) fn waits(&self) -> bool {
+        self.logged < self.fragments.len()
+    }
+
+    /// A fragment is in the log.
+    pub(crate) fn logged(&mut self, fragment: HeldFragment) {
+        let number = fragment.header.fragment.0 as usize;
+        if self.fragments.len() == number {
+            self.fragments.push(fragment);
+        }
+        self.logged = self.logged.max(number + 1);
+    }
 }
 
 /// One fragment.
@@ -67,6 +85,14 @@ impl Held {
 
     pub(crate) fn was_aborted(&self, key: &TransactionKey) -> bool {
         self.aborted.contains(key)
+    }
+
+    /// After a refusal: what did not get into the log holds no log.
+    pub(crate) fn unregister_unlogged(&mut self) {
+        self.transactions.retain(|_, open| !open.fragments.is_empty());
+        for open in self.transactions.values_mut().filter(|open| open.logged == 0) {
+            open.registration = None;
+        }
     }
 
     /// All of them; none is left.

@@ -160,7 +160,7 @@ impl<'a> Replay<'a> {
                 entry.registration.get_or_insert_with(|| self.engine.open.register(frame.lsn));
                 // A transaction whose first fragments are not retained was over before the last flush.
                 if entry.fragments.len() == number {
-                    entry.fragments.push(HeldFragment { header: frame.header, payload: frame.payload, effects: None });
+                    entry.logged(HeldFragment { header: frame.header, payload: frame.payload, effects: None });
                 }
             }
             RecordKind::Abort => {

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use tailrace_wal::{
-    CommitTime, HistoryEnd, HistoryHeader, HistoryId, Payload, Persistence, Position, RecordKind, Seq, VerbatimRecord,
+    CommitTime, HistoryEnd, HistoryHeader, HistoryId, Payload, Persistence, Position, RecordKind, Run, Seq,
+    VerbatimRecord,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     database::Database,
     ddl::empty_version,
     effect::{Committed, Effect, Origin, decode_effects, invalid},
-    held::{HeldFragment, TransactionKey, assemble, check_fragments, transaction_key},
+    held::{HeldFragment, HeldTransaction, TransactionKey, assemble, check_fragments, transaction_key},
 };
 
 /// Applies one followed history. One exists per history; calls to `commit` come one at a time, `prepare` in parallel.
@@ -228,7 +229,7 @@ impl Engine {
     async fn abort_held(&self, database: &Arc<Database>) {
         let open = database.held.lock().drain();
         for (key, transaction) in open {
-            if transaction.registration.is_some() {
+            if transaction.logged > 0 {
                 self.abort_transaction(database.id, key.1).await;
             }
         }
@@ -256,6 +257,9 @@ impl Engine {
         let steps = check_run(&database, &before, run)?;
         let (written, failure) = self.append_steps(&database, steps).await;
         let committed = self.take_written(&database, written);
+        if failure.is_some() {
+            database.held.lock().unregister_unlogged();
+        }
         let any = !committed.is_empty();
         if any {
             self.apply_all(&database, committed);
@@ -284,14 +288,16 @@ impl Engine {
         }
     }
 
-    /// Appends records in order until one fails.
+    /// Appends records in order until one fails: what is written is the beginning of `steps`, and all of that is
+    /// returned. A record that is in the log and not applied would be received again, and refused for ever.
     async fn append_steps(
         &self,
         database: &Arc<Database>,
         steps: Vec<Step>,
     ) -> (Vec<(Step, tailrace_wal::Written)>, Option<tailrace_wal::LogError>) {
         let mut appending = Vec::with_capacity(steps.len());
-        let mut failure = None;
+        let mut at_door = None;
+        let run = Run::new();
         for step in steps {
             if step.header.kind == RecordKind::Fragment {
                 let mut held = database.held.lock();
@@ -299,7 +305,7 @@ impl Engine {
                 entry.registration.get_or_insert_with(|| self.open.register(self.log.status().appended.next()));
             }
             let record = VerbatimRecord { header: step.header, payload: step.payload.clone(), skipped: false };
-            match self.log.append_verbatim(record, Persistence::Async).await {
+            match self.log.append_in_run(&run, record, Persistence::Async).await {
                 Ok(mut queued) => {
                     if self.config.is_by_hand() {
                         // What it says is asked for again below.
@@ -308,7 +314,7 @@ impl Engine {
                     appending.push((step, queued));
                 }
                 Err(error) => {
-                    failure = Some(error);
+                    at_door = Some(error);
                     break;
                 }
             }
@@ -316,12 +322,11 @@ impl Engine {
         let mut done = Vec::with_capacity(appending.len());
         for (step, mut queued) in appending {
             match queued.written().await {
-                Ok(written) if failure.is_none() => done.push((step, written)),
-                Ok(_) => {}
-                Err(error) => failure = failure.or(Some(error)),
+                Ok(written) => done.push((step, written)),
+                Err(error) => return (done, Some(error)),
             }
         }
-        (done, failure)
+        (done, at_door)
     }
 
     /// Holds written fragments and returns the transactions that are to be applied.
@@ -332,10 +337,7 @@ impl Engine {
             let key = transaction_key(&step.header);
             match step.action {
                 Action::Hold { effects } => {
-                    let entry = held.entry(key);
-                    if entry.fragments.len() == step.header.fragment.0 as usize {
-                        entry.fragments.push(HeldFragment { header: step.header, payload: step.payload, effects });
-                    }
+                    held.entry(key).logged(HeldFragment { header: step.header, payload: step.payload, effects });
                 }
                 Action::Abort => {
                     held.remove(&key);
@@ -425,8 +427,7 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                 }
                 let fragment = HeldFragment { header, payload: payload.clone(), effects: effects.clone() };
                 // Once some of its fragments wait in memory only, the others join them: the log gets them in order.
-                let waits = before.is_some_and(|held| held.registration.is_none())
-                    || early.iter().any(|(early, _)| *early == key);
+                let waits = before.is_some_and(HeldTransaction::waits) || early.iter().any(|(early, _)| *early == key);
                 if header.seq < complete_from || waits {
                     early.push((key, fragment.clone()));
                 } else {
@@ -435,25 +436,24 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                 fresh.entry(key).or_default().push(fragment);
             }
             RecordKind::Abort => {
-                let waits = before.is_some_and(|held| held.registration.is_none())
-                    || early.iter().any(|(early, _)| *early == key);
-                let logged = !waits && (before.is_some() || fresh.contains_key(&key));
+                let waits = before.is_some_and(HeldTransaction::waits) || early.iter().any(|(early, _)| *early == key);
+                // Then the transaction is open in the log, and only a record ends it there.
+                let is_logged = before.is_some_and(|held| held.logged > 0) || (fresh.contains_key(&key) && !waits);
                 early.retain(|(early, _)| *early != key);
-                if waits {
+                fresh.remove(&key);
+                if is_logged {
+                    steps.push(Step { header, payload, action: Action::Abort });
+                } else if before.is_some() {
                     forgotten.push(key);
                 }
-                fresh.remove(&key);
                 over.push(key);
-                if logged {
-                    steps.push(Step { header, payload, action: Action::Abort });
-                }
             }
             RecordKind::Commit => {
                 if header.seq <= scratch.position.seq {
                     // Fragments that came again, for a commit that is here already.
                     early.retain(|(early, _)| *early != key);
                     fresh.remove(&key);
-                    if before.is_some_and(|held| held.registration.is_none()) {
+                    if before.is_some_and(|held| held.logged == 0) {
                         forgotten.push(key);
                     }
                     over.push(key);
@@ -461,15 +461,15 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                 }
                 check_continues(&scratch, &header)?;
                 let mut fragments = before.map(|held| held.fragments.clone()).unwrap_or_default();
-                let waits = before.is_some_and(|held| held.registration.is_none())
-                    || early.iter().any(|(early, _)| *early == key);
+                let logged = before.map_or(0, |held| held.logged);
+                let waits = before.is_some_and(HeldTransaction::waits) || early.iter().any(|(early, _)| *early == key);
                 fragments.extend(fresh.remove(&key).unwrap_or_default());
                 over.push(key);
                 early.retain(|(early, _)| *early != key);
                 check_fragments(&header, &payload, fragments.iter().map(|fragment| fragment.payload.hash))?;
                 if waits {
-                    // From here on the log needs them.
-                    for fragment in &fragments {
+                    // From here on the log needs them. Some may be there, from an attempt that found no space.
+                    for fragment in fragments.iter().skip(logged) {
                         let action = Action::Hold { effects: None };
                         steps.push(Step { header: fragment.header, payload: fragment.payload.clone(), action });
                     }

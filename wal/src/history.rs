@@ -322,14 +322,31 @@ pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Resu
     if header.kind != RecordKind::Commit {
         // It may be older than the position, after a repair. One from beyond it would begin the history anew.
         let is_beyond = header.seq > here.seq || (header.seq == here.seq && header.chain != here.chain);
-        return if is_beyond { forked() } else { Ok(()) };
+        if is_beyond {
+            return forked();
+        }
+        return if header.kind == RecordKind::Fragment { check_fragments_before(fold, header) } else { Ok(()) };
     }
     let next = here.follow(header.epoch, header.kind, header.commit_time, header.payload_hash);
     let same_or_later_epoch = header.epoch == here.epoch || header.epoch.counter > here.epoch.counter;
     if next != header.position() || !same_or_later_epoch || header.commit_time <= end.commit_time {
         return forked();
     }
-    Ok(())
+    check_fragments_before(fold, header)
+}
+
+/// A fragment follows those before it, a commit all that it lists: a reader of this log must find them.
+fn check_fragments_before(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
+    let here = fold.open.get(&(header.epoch, header.transaction)).map_or(0, |open| open.fragments);
+    if header.fragment.0 <= here || planted!(fold, TakesAfterRefused) {
+        return Ok(());
+    }
+    Err(LogError::Invalid {
+        reason: format!(
+            "the {:?} record of transaction {} at seq {} follows {} fragments, {here} are in the log",
+            header.kind, header.transaction, header.seq, header.fragment
+        ),
+    })
 }
 
 /// Histories by id.

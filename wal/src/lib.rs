@@ -55,6 +55,7 @@ mod record;
 mod recovery;
 mod reserve;
 mod retention;
+mod run;
 mod segment;
 mod shared;
 #[cfg(feature = "simulation")]
@@ -85,4 +86,5 @@ pub use position::Position;
 pub use record::{Frame, HistoryHeader, Record, RecordKind, VerbatimRecord};
 pub use reserve::{Reserve, ReserveStatus};
 pub use retention::{LogHolders, OpenTransactionStatus};
+pub use run::Run;
 pub use tail::Tail;

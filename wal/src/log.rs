@@ -15,12 +15,14 @@ use tokio::sync::oneshot;
 use crate::{
     Clock, CommitTime, Disk, DiskLock, Frame, HistoryId, LogConfig, LogError, Lsn, NodeId, Pin, PinKey, PinStatus,
     Position, Record, SavedPin, Seq, Tail, TransactionNumber, VerbatimRecord,
+    config::planted,
     error::io_error,
     marks::Marks,
     poison::Poison,
     queue::{Item, Queue, Queued, Request},
     recovery::recover,
     retention::LogHolders,
+    run::Run,
     shared::Shared,
     writer::Writer,
 };
@@ -245,7 +247,7 @@ impl Log {
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
         let checked = record.payload.check().and_then(|()| self.inner.shared.check_space(record.kind));
-        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence)
+        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence, None)
     }
 
     /// [`Log::append`] of a record that makes space: taken while clients' writes are refused for want of it.
@@ -255,7 +257,7 @@ impl Log {
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
         let checked = record.payload.check();
-        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence)
+        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence, None)
     }
 
     /// Refuses commits and fragments with [`LogError::Full`] from now on, or takes them again: what space there is then
@@ -265,14 +267,39 @@ impl Log {
     }
 
     /// Queues a record received from its primary. A commit that does not continue the history fails with
-    /// [`LogError::Forked`] before anything is written; the [`Appending`] says so.
+    /// [`LogError::Forked`] before anything is written, one whose fragments are not in the log with
+    /// [`LogError::Invalid`]; the [`Appending`] says so.
     pub fn append_verbatim(
         &self,
         record: VerbatimRecord,
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
-        let checked = record.check().and_then(|()| self.inner.shared.check_space(record.header.kind));
-        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Verbatim(record)), persistence)
+        self.append_received(record, persistence, None)
+    }
+
+    /// [`Log::append_verbatim`] of the next record of a run, which is refused if one before it was.
+    pub fn append_in_run(
+        &self,
+        run: &Run,
+        record: VerbatimRecord,
+        persistence: Persistence,
+    ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
+        self.append_received(record, persistence, Some(run.clone()))
+    }
+
+    fn append_received(
+        &self,
+        record: VerbatimRecord,
+        persistence: Persistence,
+        run: Option<Run>,
+    ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
+        let shared = &self.inner.shared;
+        let run = run.filter(|_| !planted!(shared.config, TakesAfterRefused));
+        let checked = record.check().and_then(|()| shared.check_space(record.header.kind));
+        if let (Err(error), Some(run)) = (&checked, &run) {
+            run.refuse(error);
+        }
+        enqueue(shared.clone(), checked.map(|()| Queued::Verbatim(record)), persistence, run)
     }
 
     /// Makes everything queued so far durable. Returns the durable LSN.
@@ -436,10 +463,11 @@ async fn enqueue(
     shared: Arc<Shared>,
     record: Result<Queued, LogError>,
     persistence: Persistence,
+    run: Option<Run>,
 ) -> Result<Appending, LogError> {
     let (written, on_written) = oneshot::channel();
     let (durable, on_durable) = oneshot::channel();
-    let request = Request { record: record?, persistence, written, durable };
+    let request = Request { record: record?, persistence, run, written, durable };
     shared.queue.push_within_budget(Item::Append(request)).await?;
     Ok(Appending { shared, written: Some(on_written), outcome: None, durable: on_durable })
 }

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-use crate::{Clock, LogError, Lsn, Payload, Persistence, Record, VerbatimRecord, Written, frame::HEADER_LEN};
+use crate::{Clock, LogError, Lsn, Payload, Persistence, Record, Run, VerbatimRecord, Written, frame::HEADER_LEN};
 
 /// A look takes about a microsecond.
 const GATHER_LOOKS_MAX: u32 = 10_000;
@@ -22,6 +22,8 @@ const GATHER_LOOKS_MAX: u32 = 10_000;
 pub(crate) struct Request {
     pub(crate) record: Queued,
     pub(crate) persistence: Persistence,
+    /// What it builds on, if it is of a feed.
+    pub(crate) run: Option<Run>,
     pub(crate) written: oneshot::Sender<Result<Written, LogError>>,
     pub(crate) durable: oneshot::Sender<Result<Written, LogError>>,
 }
@@ -86,6 +88,9 @@ impl Request {
 
     /// Tells both waiters. They may have gone, which is their right.
     pub(crate) fn refuse(self, error: &LogError) {
+        if let Some(run) = &self.run {
+            run.refuse(error);
+        }
         let _ = self.written.send(Err(error.clone()));
         let _ = self.durable.send(Err(error.clone()));
     }

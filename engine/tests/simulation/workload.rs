@@ -21,21 +21,23 @@ fn what_was_acknowledged_is_there_after_anything() {
         sum.operations += done.operations;
         sum.recoveries += done.recoveries;
         sum.repairs += done.repairs;
+        sum.refused_runs += done.refused_runs;
         calls += done.trace.len();
     }
     println!(
-        "{} seeds: {} operations, {} recoveries, {} repairs, {} calls of the disks",
+        "{} seeds: {} operations, {} recoveries, {} repairs, {} runs refused on replicas, {} calls of the disks",
         seeds.end - seeds.start,
         sum.operations,
         sum.recoveries,
         sum.repairs,
+        sum.refused_runs,
         calls
     );
     println!("faults: {counts}");
     if seeds.end - seeds.start >= 30 {
         // Bits flip in the tests of the log alone: what is damaged below the durable mark is refused there.
         assert_eq!(counts.never_active(), [FaultClass::FlippedBit]);
-        assert!(sum.repairs > 0);
+        assert!(sum.repairs > 0 && sum.refused_runs > 0);
     }
 }
 

@@ -9,10 +9,11 @@ use std::{
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tailrace_engine::{
-    CommitOptions, Durability, Engine, EngineError, Receipt, RepairManifest, Transaction, simulation::PlantedBug,
+    Applier, CommitOptions, Durability, Engine, EngineError, Receipt, RepairManifest, Transaction,
+    simulation::PlantedBug,
 };
 use tailrace_wal::{
-    HistoryId, LogError, PinKey, Seq,
+    Frame, HistoryId, LogError, PinKey, Seq, Tail,
     simulation::{Call, Failure, FaultCounts},
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Done {
     pub(crate) operations: u64,
     pub(crate) recoveries: u64,
     pub(crate) repairs: u64,
+    /// Runs of received records that found no space.
+    pub(crate) refused_runs: u64,
 }
 
 /// A transaction that stays open over other steps.
@@ -663,22 +666,57 @@ impl World {
             self.replica_durable = Seq::ZERO;
             return;
         }
+        if self.plan.faults && !all && self.random.random_bool(0.35) {
+            let after = self.random.random_range(0..8);
+            match self.random.random_range(0..5) {
+                0 => self.replica.disk.fail_call(after, Failure::Broken),
+                1 => self.replica.disk.fail_from(after, Failure::Full),
+                _ => self.replica.disk.fail_call(after, Failure::Full),
+            }
+        }
         let applier = match replica.follow(history, "market", "site-a").await {
             Ok(applier) => applier,
-            Err(error) => panic!("follow: {error}"),
+            Err(error) => {
+                // It may be followed all the same: the fact may be there after a start.
+                drop((primary, replica));
+                return self.replica_failed(error).await;
+            }
         };
         self.following = Some(history);
         let (_, restart) = applier.position();
         let tail = match primary.log().tail(history, restart) {
             Ok(tail) => Some(tail),
             Err(LogError::Truncated { .. }) => None,
-            Err(LogError::Poisoned { .. } | LogError::Closed) => return,
+            Err(LogError::Poisoned { .. } | LogError::Closed) => return self.replica.disk.heal(),
             Err(error) => panic!("tail: {error}"),
         };
-        let Some(mut tail) = tail else {
+        let Some(tail) = tail else {
+            self.replica.disk.heal();
             drop(applier);
             return self.repair(history).await;
         };
+        let fed = self.feed_from(&applier, tail, all).await;
+        if let Err(error) = fed {
+            drop((applier, primary, replica));
+            return self.replica_failed(error).await;
+        }
+        self.replica.disk.heal();
+        let durable = all || self.random.random_bool(0.6);
+        if durable {
+            let (position, restart) = applier.durable().await.unwrap();
+            self.replica_durable = position.seq;
+            // The pin of the primary's publisher.
+            let key = PinKey { feed: "replica/b".into(), history };
+            if self.random.random_bool(0.7) && primary.log().pin(key, position.seq, restart).is_err() {
+                // It stands where it stood.
+            }
+        }
+        drop(applier);
+        self.check_replica().await;
+    }
+
+    /// Takes records from the primary's log in runs. What finds no space comes again: at once, or with the next feed.
+    async fn feed_from(&mut self, applier: &Applier, mut tail: Tail, all: bool) -> Result<(), EngineError> {
         let most = if all { usize::MAX } else { self.random.random_range(1..12) };
         let mut run = Vec::new();
         for _ in 0..most {
@@ -689,28 +727,54 @@ impl World {
                 Err(error) => panic!("read: {error}"),
             };
             let ddl = frame.payload.directory.parts.iter().any(|part| part.rows == 0);
-            let flush_run = ddl || self.random.random_bool(0.4);
-            if ddl && !run.is_empty() {
-                applier.commit(std::mem::take(&mut run)).await.unwrap();
+            if ddl && !self.commit_run(applier, &mut run).await? {
+                return Ok(());
             }
-            run.extend(applier.prepare(frame.header, frame.payload).unwrap());
-            if flush_run && !run.is_empty() {
-                applier.commit(std::mem::take(&mut run)).await.unwrap();
-            }
-        }
-        if !run.is_empty() {
-            applier.commit(run).await.unwrap();
-        }
-        if all || self.random.random_bool(0.6) {
-            let (position, restart) = applier.durable().await.unwrap();
-            self.replica_durable = position.seq;
-            // The pin of the primary's publisher.
-            let key = PinKey { feed: "replica/b".into(), history };
-            if self.random.random_bool(0.7) && primary.log().pin(key, position.seq, restart).is_err() {
-                // It stands where it stood.
+            run.push(frame);
+            if (ddl || self.random.random_bool(0.4)) && !self.commit_run(applier, &mut run).await? {
+                return Ok(());
             }
         }
-        drop(applier);
+        self.commit_run(applier, &mut run).await.map(drop)
+    }
+
+    /// `false`: it found no space, and the feed begins anew.
+    async fn commit_run(&mut self, applier: &Applier, run: &mut Vec<Frame>) -> Result<bool, EngineError> {
+        let frames = std::mem::take(run);
+        loop {
+            let again = frames.iter().map(|frame| (frame.header, frame.payload.clone()));
+            let prepared = again.filter_map(|(header, payload)| applier.prepare(header, payload).unwrap());
+            let prepared: Vec<_> = prepared.collect();
+            if prepared.is_empty() {
+                return Ok(true);
+            }
+            match applier.commit(prepared).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_full() => {
+                    self.done.refused_runs += 1;
+                    if self.random.random_bool(0.5) {
+                        return Ok(false);
+                    }
+                    if self.random.random_bool(0.5) {
+                        self.replica.disk.heal();
+                    }
+                    if self.replica.disk.fired().is_some() {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The replica did not get on: for want of space it goes on as it is, otherwise it starts anew.
+    async fn replica_failed(&mut self, error: EngineError) {
+        assert!(is_dead(&error) || error.is_full(), "the replica: {error}");
+        self.replica.disk.heal();
+        if !error.is_full() {
+            let end = if self.random.random_bool(0.5) { End::Kill } else { End::PowerLoss };
+            return self.restart_replica(end).await;
+        }
         self.check_replica().await;
     }
 

@@ -60,6 +60,8 @@ bugs! {
     ReusesEpoch,
     /// Records of other nodes are taken without a look at the chain.
     AcceptsAnyVerbatim,
+    /// Records of a run are taken although one before them was refused.
+    TakesAfterRefused,
     /// Readers get what is not durable yet.
     ReadsPastDurable,
     /// Readers miss the last record of a sealed segment.

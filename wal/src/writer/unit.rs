@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
-    Clock, HistoryHeader, HistoryId, LogError, Lsn, PART_ALIGNMENT, Payload, Persistence, Written,
+    Clock, HistoryHeader, HistoryId, LogError, Lsn, PART_ALIGNMENT, Payload, Persistence, Run, Written,
     frame::{self, FrameChecksum, HEADER_LEN, Salt},
     history::{Histories, HistoryFold, check_verbatim},
     index::HistorySummary,
@@ -53,6 +53,7 @@ pub(crate) struct Waiter {
     pub(crate) written: oneshot::Sender<Result<Written, LogError>>,
     pub(crate) durable: oneshot::Sender<Result<Written, LogError>>,
     pub(crate) persistence: Persistence,
+    pub(crate) run: Option<Run>,
 }
 
 /// A record that is written and waits to be synced.
@@ -78,8 +79,12 @@ impl Unit {
         salt: Salt,
         clock: &dyn Clock,
     ) -> bool {
-        let Request { record, persistence, written, durable: on_durable } = request;
-        let waiter = Waiter { written, durable: on_durable, persistence };
+        let Request { record, persistence, run, written, durable: on_durable } = request;
+        let waiter = Waiter { written, durable: on_durable, persistence, run };
+        if let Some(error) = waiter.builds_on_refused().cloned() {
+            waiter.refuse(&error);
+            return false;
+        }
         match self.head(&record, histories, clock) {
             Ok(header) => {
                 let (payload, skipped) = match record {
@@ -195,7 +200,7 @@ impl Unit {
         before_telling(last_lsn);
         let mut syncing = 0;
         for placed in self.records {
-            let Waiter { written: on_written, durable, persistence } = placed.waiter;
+            let Waiter { written: on_written, durable, persistence, .. } = placed.waiter;
             let header = placed.header;
             let written = Written {
                 lsn: placed.lsn,
@@ -213,7 +218,15 @@ impl Unit {
 }
 
 impl Waiter {
+    /// Why a record before it in its run was refused.
+    fn builds_on_refused(&self) -> Option<&LogError> {
+        self.run.as_ref()?.refused()
+    }
+
     fn refuse(self, error: &LogError) {
+        if let Some(run) = &self.run {
+            run.refuse(error);
+        }
         let _ = self.written.send(Err(error.clone()));
         let _ = self.durable.send(Err(error.clone()));
     }

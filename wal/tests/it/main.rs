@@ -11,6 +11,7 @@ mod golden;
 mod histories;
 mod recovery;
 mod retention;
+mod runs;
 mod simulation;
 mod support;
 mod tail;

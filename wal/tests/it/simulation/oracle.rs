@@ -185,8 +185,10 @@ impl Fold {
                 open.fragments += 1;
                 first_fragment = Some(open.first_fragment);
             }
-            (_, Some(key)) => {
-                self.open.remove(&key);
+            (kind, Some(key)) => {
+                let open = self.open.remove(&key).map_or(0, |open| open.fragments);
+                let is_whole = kind != RecordKind::Commit || facts.fragment == open;
+                ensure!(is_whole, "{lsn} commits {} fragments, {open} are there", facts.fragment);
             }
             _ => {}
         }
@@ -412,8 +414,13 @@ impl Oracle {
                 Ok(false)
             }
             LogError::Full { .. } => {
-                ensure!(self.may_refuse, "{:?} was refused for want of space", submission.facts);
-                self.refused += 1;
+                // Behind a refused record of its run it is refused for the same.
+                ensure!(
+                    self.may_refuse || !submission.is_valid,
+                    "{:?} was refused for want of space",
+                    submission.facts
+                );
+                self.refused += u64::from(submission.is_valid);
                 Ok(true)
             }
             LogError::Forked { .. } | LogError::Invalid { .. } | LogError::UnknownHistory(_) => {

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tailrace_wal::{
     CommitTime, FragmentNumber, Frame, HistoryEnd, HistoryId, Log, LogConfig, LogError, Lsn, Payload, PayloadHash,
-    Persistence, Pin, PinKey, PinState, Position, Record, RecordKind, Recovery, Seq, TransactionNumber, VerbatimRecord,
+    Persistence, Pin, PinKey, PinState, Position, Record, RecordKind, Recovery, Run, Seq, TransactionNumber,
+    VerbatimRecord,
     simulation::{CallKind, Failure, FaultCounts, PlantedBug, SimulatedClock, SimulatedDisk, Stepper},
 };
 
@@ -123,6 +124,10 @@ pub(crate) struct World {
     live: Option<Live>,
     peer: Peer,
     sent: usize,
+    /// What was sent since the peer's place was taken anew builds on itself.
+    run: Run,
+    /// A record may have been refused, and the feed has not heard of it.
+    hears_late: bool,
     larges: Vec<Large>,
     next_id: u64,
     /// What is flushed stays so, over every start.
@@ -218,6 +223,8 @@ impl World {
             live: None,
             peer: Peer::new(PEER),
             sent: 0,
+            run: Run::new(),
+            hears_late: false,
             larges: Vec::new(),
             next_id: 0,
             flushed: Lsn::ZERO,
@@ -490,16 +497,23 @@ impl World {
 
     fn verbatim(&mut self, persistence: Persistence) -> Check {
         let may_refuse = self.oracle(|oracle| oracle.may_refuse);
-        if may_refuse {
-            // A feed goes on where a record was refused: one at a time, so that nothing overtakes it.
+        // A feed hears late of a refusal: what it had sent until then is on its way.
+        if self.hears_late && self.random.random_bool(0.4) {
+            // What is on its way is answered first.
             self.step()?;
-            self.resync();
+            self.resync_peer();
         }
-        let bytes = self.bytes();
-        let record = self.peer.record(self.sent, &mut self.random, &bytes);
-        self.sent += 1;
-        self.submit_verbatim(record, true, persistence)?;
-        if may_refuse { self.step() } else { Ok(()) }
+        let count = if may_refuse { self.random.random_range(1..4) } else { 1 };
+        for _ in 0..count {
+            let bytes = self.bytes();
+            let record = self.peer.record(self.sent, &mut self.random, &bytes);
+            self.sent += 1;
+            self.submit_verbatim(record, Some(self.run.clone()), persistence)?;
+            if may_refuse && self.random.random_bool(0.5) {
+                self.step()?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks for what must be refused.
@@ -516,9 +530,12 @@ impl World {
             0 => self.submit(commit(STRANGER, None, 0), false, persistence),
             1 => self.submit(commit(OWN[0], Some(TransactionNumber(1 << 40)), 0), false, persistence),
             2 => self.submit(commit(OWN[1], None, 3), false, persistence),
-            3 if self.sent > 0 && self.peer.records[self.sent - 1].header.kind == RecordKind::Commit => {
+            3 if !self.hears_late
+                && self.sent > 0
+                && self.peer.records[self.sent - 1].header.kind == RecordKind::Commit =>
+            {
                 let again = self.peer.records[self.sent - 1].clone();
-                self.submit_verbatim(again, false, persistence)
+                self.submit_verbatim(again, None, persistence)
             }
             _ => {
                 let mut forked = self.peer.record(self.sent, &mut self.random, &bytes);
@@ -526,7 +543,7 @@ impl World {
                     return Ok(());
                 }
                 forked.header.chain.0 ^= 1;
-                self.submit_verbatim(forked, false, persistence)
+                self.submit_verbatim(forked, None, persistence)
             }
         }
     }
@@ -547,7 +564,10 @@ impl World {
         self.submitted(facts, is_valid, persistence, appending)
     }
 
-    fn submit_verbatim(&mut self, record: VerbatimRecord, is_valid: bool, persistence: Persistence) -> Check {
+    /// A record of the peer: in a run, or alone and not to be taken.
+    fn submit_verbatim(&mut self, record: VerbatimRecord, run: Option<Run>, persistence: Persistence) -> Check {
+        // Nothing is taken behind what was refused.
+        let is_valid = run.as_ref().is_some_and(|run| run.refused().is_none());
         let facts = Facts {
             history: record.header.history,
             kind: record.header.kind,
@@ -559,7 +579,10 @@ impl World {
             verbatim: Some(record.header),
         };
         let Some(live) = &self.live else { return Ok(()) };
-        let appending = live.log.append_verbatim(record, persistence).now_or_never();
+        let appending = match run {
+            Some(run) => live.log.append_in_run(&run, record, persistence).now_or_never(),
+            None => live.log.append_verbatim(record, persistence).now_or_never(),
+        };
         self.submitted(facts, is_valid, persistence, appending)
     }
 
@@ -834,7 +857,19 @@ impl World {
             let open = fold.open.iter().find(|((_, number), _)| *number == large.number);
             open.map_or(0, |(_, open)| open.fragments as usize) == large.fragments.len()
         });
-        // A fragment may have been refused, and what followed it taken.
+        drop(watcher);
+        self.hears_late = self.random.random_bool(0.5);
+        if !self.hears_late {
+            self.resync_peer();
+        }
+    }
+
+    /// The feed goes on from what is there.
+    fn resync_peer(&mut self) {
+        self.run = Run::new();
+        self.hears_late = false;
+        let watcher = self.watcher.lock();
+        let oracle = &watcher.oracle;
         let last = oracle.entries.iter().rev().find(|entry| entry.facts.history == PEER);
         let last = last.and_then(|entry| entry.facts.verbatim);
         let at = last.and_then(|last| self.peer.records.iter().rposition(|record| record.header == last));
@@ -1041,6 +1076,7 @@ impl World {
         self.is_harmed = self.plan.fails.is_some_and(|(_, failure)| failure != Failure::Full);
         self.larges.clear();
         self.resync();
+        self.resync_peer();
         let found: Vec<_> = recovery
             .histories
             .iter()
