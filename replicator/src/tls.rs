@@ -4,12 +4,18 @@ use std::{path::Path, sync::Arc};
 
 use quinn::{
     ClientConfig, ServerConfig,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    crypto::{
+        CryptoError, HmacKey,
+        rustls::{QuicClientConfig, QuicServerConfig},
+    },
 };
 use rustls::{
     RootCertStore,
     client::Resumption,
-    crypto::{CryptoProvider, ring},
+    crypto::{
+        CryptoProvider, ring,
+        tls13::{Hkdf, OkmBlock},
+    },
     server::WebPkiClientVerifier,
     version::TLS13,
 };
@@ -53,6 +59,54 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig> {
     tls.resumption = Resumption::disabled();
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
     Ok(ClientConfig::new(Arc::new(crypto)))
+}
+
+/// A secret of this node that is the same after every start of it: made from its private key, of which it tells nothing.
+/// `purpose` keeps secrets apart.
+pub(crate) fn lasting_secret(config: &TlsConfig, purpose: &str) -> Result<LastingSecret> {
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| wrong(&config.key, &error))?;
+    let rustls::SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256 else {
+        return Err(wrong(&config.key, &"there is no SHA-256"));
+    };
+    let hkdf = suite.hkdf_provider;
+    let expander = hkdf.extract_from_secret(Some(b"tailrace-replication"), key.secret_der());
+    Ok(LastingSecret { hkdf, key: expander.expand_block(&[purpose.as_bytes()]) })
+}
+
+/// See [`lasting_secret`]. As a key it makes HMAC-SHA256.
+pub(crate) struct LastingSecret {
+    hkdf: &'static dyn Hkdf,
+    key: OkmBlock,
+}
+
+impl LastingSecret {
+    /// A number that follows from it.
+    pub(crate) fn number(&self) -> u64 {
+        let mut bytes = [0; SHA256_LEN];
+        self.sign(b"number", &mut bytes);
+        bytes.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    }
+}
+
+const SHA256_LEN: usize = 32;
+
+impl HmacKey for LastingSecret {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let tag = self.hkdf.hmac_sign(&self.key, data);
+        signature_out.copy_from_slice(tag.as_ref());
+    }
+
+    fn signature_len(&self) -> usize {
+        SHA256_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let mut expected = [0; SHA256_LEN];
+        self.sign(data, &mut expected);
+        // All bytes are looked at, whatever they are: the time tells nothing.
+        let differs = expected.iter().zip(signature).fold(0, |differs, (one, other)| differs | (one ^ other));
+        if signature.len() == SHA256_LEN && differs == 0 { Ok(()) } else { Err(CryptoError) }
+    }
 }
 
 /// The name in this node's own certificate.

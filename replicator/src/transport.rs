@@ -1,15 +1,20 @@
 //! QUIC, bounded, and the framing of what goes over it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quinn::{Connection, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::wire::{
-    CONTROL_PREFIX, Compression, DataHeader, aligned_buffer, control_length, decode_control, encode_control,
+use crate::{
+    ReplicationError, Result, TlsConfig,
+    tls::lasting_secret,
+    wire::{CONTROL_PREFIX, Compression, DataHeader, aligned_buffer, control_length, decode_control, encode_control},
 };
 
 /// What a connection may buffer here.
@@ -18,11 +23,13 @@ const RECEIVE_WINDOW: u32 = 64 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
 const SEND_WINDOW: u64 = 64 << 20;
 const DATA_STREAMS_MAX: u32 = 256;
-const IDLE_TIMEOUT_MS: u32 = 10_000;
+/// A peer whose machine is gone is noticed after this; one that was only started anew says so itself, see [`listen`].
+const IDLE_TIMEOUT_MS: u32 = 5_000;
 /// Taken for the round trip before it was measured: a first packet that a restarting peer missed is sent again after
 /// thrice this, where the standard's third of a second would take one second.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// A peer that was started anew is asked no later than after this. A packet of some 40 bytes each way.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// How long a last word may take to arrive before the connection is closed anyway.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Control messages read and not yet handled.
@@ -48,6 +55,25 @@ pub(crate) fn transport(receives_data: bool) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .datagram_receive_buffer_size(None);
     Arc::new(transport)
+}
+
+/// The socket of a primary. To packets of connections from before its start it answers with a stateless reset (RFC 9000,
+/// section 10.3), so that a replica does not wait for its idle timeout when the primary's process was killed: what proves a
+/// reset genuine, and what tells own connection ids from others', is the same after every start.
+pub(crate) fn listen(tls: &TlsConfig, server: ServerConfig, address: SocketAddr) -> Result<Endpoint> {
+    let reset_key = lasting_secret(tls, "stateless reset")?;
+    let ids = lasting_secret(tls, "connection ids")?.number();
+    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    let bound = std::net::UdpSocket::bind(address).and_then(|socket| {
+        let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("there is no runtime"))?;
+        Endpoint::new(endpoint, Some(server), socket, runtime)
+    });
+    bound.map_err(|error| {
+        ReplicationError::Configuration(format!(
+            "cannot listen for replication on {address}: {error}; set replication in section [listen]"
+        ))
+    })
 }
 
 /// Reads control messages until the stream or the reader ends; the last item says why it ended.

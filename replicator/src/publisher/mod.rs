@@ -66,11 +66,7 @@ impl Publisher {
         server.max_incoming(64);
         server.incoming_buffer_size_total(4 << 20);
         let listen = config.listen;
-        let endpoint = Endpoint::server(server, listen).map_err(|error| {
-            ReplicationError::Configuration(format!(
-                "cannot listen for replication on {listen}: {error}; set replication in section [listen]"
-            ))
-        })?;
+        let endpoint = transport::listen(&config.tls, server, listen)?;
         let local = endpoint
             .local_addr()
             .map_err(|error| ReplicationError::Connection { address: listen.to_string(), reason: error.to_string() })?;
