@@ -99,6 +99,7 @@ async fn a_primary_survives_hostile_replicas() {
         (after_hello(&[open(1, 0), acknowledge]), "acknowledged"),
         (after_hello(&[open(1, 0), FollowerMessage::Pull { feed, chunks: u32::MAX }]), "credit"),
         (after_hello(&[FollowerMessage::Pull { feed, chunks: 1 }]), "never opened"),
+        (after_hello(&[FollowerMessage::Done { histories: vec![position.history] }]), "not asked about"),
         (after_hello(&[filtered]), "filter"),
         (after_hello(&[repair, fetch]), "piece"),
     ];

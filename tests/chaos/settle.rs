@@ -50,15 +50,14 @@ async fn is_settled(run: &Run) -> Result<(), String> {
     let pins = "SELECT feed, database, history_id, state, reason FROM system.pins";
     let pins = primary.rows(run, pins).await.map_err(words)?;
     let is_equal = here == there && here.iter().all(|row| row[7] == "ENABLED");
-    // Where the word that a replica has a dropped database's end is lost in a crash, its pin stays for the pin's budget.
-    let left = pins.iter().filter(|pin| here.iter().all(|row| row[1] != pin[2])).count();
-    let is_fed = feeds.len() == here.len() + left
+    // Nothing is left of databases that were dropped.
+    let is_fed = feeds.len() == here.len()
         && here
             .iter()
             .all(|row| feeds.iter().any(|feed| feed[0] == row[0] && feed[1..4] == ["ENABLED", "RESERVED", "0"]));
-    let is_pinned = here.iter().all(|row| pins.iter().any(|pin| pin[2] == row[1] && pin[3] == "RESERVED"));
+    let is_pinned = pins.len() == here.len()
+        && here.iter().all(|row| pins.iter().any(|pin| pin[2] == row[1] && pin[3] == "RESERVED"));
     if is_equal && is_fed && is_pinned {
-        run.report.highest("pins left of dropped databases", left as u64);
         return Ok(());
     }
     Err(format!("primary {here:?}\nreplica {there:?}\nfeeds {feeds:?}\npins {pins:?}"))

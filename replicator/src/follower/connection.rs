@@ -203,6 +203,13 @@ impl Following {
                         known.send(Command::Offered(Some(offer.position.seq)));
                     }
                 }
+                FollowerAction::Ended { histories } => {
+                    let engine = &self.shared.engine;
+                    // What is here and goes on ends by its feed. What is not here at all is not wanted any more.
+                    let is_over = |history: &HistoryId| engine.history(*history).is_none_or(|info| info.ended);
+                    let over: Vec<HistoryId> = histories.into_iter().filter(is_over).collect();
+                    self.session.lock().done(over);
+                }
                 FollowerAction::Outcome { history, outcome } => self.shared.tell(history, Command::Outcome(outcome)),
                 FollowerAction::Progress { history, seq } => self.shared.tell(history, Command::Progress(seq)),
                 FollowerAction::RepairFailed { feed, reason } => {

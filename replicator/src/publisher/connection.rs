@@ -201,7 +201,10 @@ impl Served {
 
     fn handle_databases(&mut self) {
         let (enabled, offers) = self.shared.catalog.offers();
-        self.session.lock().handle_offers(enabled, offers, &self.shared.catalog);
+        let ended = self.shared.replicas.ended(&self.shared.engine, &self.replica);
+        let mut session = self.session.lock();
+        session.handle_offers(enabled, offers, &self.shared.catalog);
+        session.handle_ended(ended);
     }
 
     fn handle_event(&mut self, event: Event) {

@@ -116,6 +116,13 @@ impl Replicas {
         engine.log().forget_pin(&pin_key(name, history));
     }
 
+    /// Histories that have ended and still have a pin of this replica.
+    pub(crate) fn ended(&self, engine: &Engine, name: &str) -> Vec<HistoryId> {
+        let pins = engine.log().pins().into_iter().map(|pin| pin.key);
+        let own = pins.filter(|key| replica_of(key) == Some(name)).map(|key| key.history);
+        own.filter(|history| engine.history(*history).is_some_and(|info| info.ended)).collect()
+    }
+
     /// Nothing more is known of a replica, of all histories or of one: its pins were forgotten.
     pub(crate) fn forget_replica(&self, name: &str, history: Option<HistoryId>) {
         let is_it = |marked: HistoryId| history.is_none_or(|history| history == marked);

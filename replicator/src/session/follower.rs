@@ -30,6 +30,9 @@ pub(crate) enum FollowerAction {
     },
     /// What may be opened now.
     Offers { enabled: bool, offers: Vec<Offer> },
+    /// These have ended at the primary, which still holds log for them here: answer with [`FollowerSession::done`]
+    /// those of which nothing is needed.
+    Ended { histories: Vec<HistoryId> },
     /// How a history stands.
     Outcome { history: HistoryId, outcome: Outcome },
     /// Last transaction at the primary.
@@ -176,6 +179,12 @@ impl<T> FollowerSession<T> {
                     self.actions.push_back(FollowerAction::Progress { history, seq });
                 }
             }
+            PrimaryMessage::Ended { histories } => {
+                if histories.len() > OFFERS_MAX {
+                    return Err(format!("it ended {} histories at once", histories.len()));
+                }
+                self.actions.push_back(FollowerAction::Ended { histories });
+            }
             PrimaryMessage::RepairFailed { feed, reason } => {
                 self.check_seen(feed)?;
                 if self.repairs.remove(&feed).is_some() {
@@ -279,6 +288,13 @@ impl<T> FollowerSession<T> {
             && self.feeds.get(&feed).is_some_and(|open| open.opened)
         {
             self.send(FollowerMessage::Acknowledge { feed, durable, applied, restart_seq });
+        }
+    }
+
+    /// Nothing more is needed of these, which the primary asked about.
+    pub(crate) fn done(&mut self, histories: Vec<HistoryId>) {
+        if self.welcomed && !self.closed && !histories.is_empty() {
+            self.send(FollowerMessage::Done { histories });
         }
     }
 

@@ -18,8 +18,8 @@ use crate::{
 
 /// Offers on one page of `histories`; names are at most 256 bytes, so a page is far below the limit of a message.
 const OFFERS_PER_PAGE: usize = 1_000;
-/// Histories in one `progress`.
-const PROGRESS_PER_MESSAGE: usize = 4_000;
+/// Histories in one `progress` or `ended`.
+const HISTORIES_PER_MESSAGE: usize = 4_000;
 /// Least time between two `progress` messages.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Most credit that a feed may hold, chunks.
@@ -48,7 +48,7 @@ pub(crate) enum PublisherAction {
     Acknowledge { history: HistoryId, durable: Seq, applied: Seq, restart: Seq },
     /// The replica was told that it cannot go on from where it is.
     Trouble { history: HistoryId, state: ReplicationState, reason: String },
-    /// The replica was told to drop what it has of a history that ended: nothing is held for it.
+    /// The replica has, or was told to drop, all of a history that ended: nothing is held for it.
     Done { history: HistoryId },
     /// Hold a database and send its manifest.
     StartRepair { feed: FeedNumber, history: HistoryId },
@@ -105,6 +105,8 @@ pub(crate) struct PublisherSession {
     offered: Option<(bool, Vec<Offer>)>,
     /// Histories that the replica has and was told to be off: when one of them ends it has to hear of that.
     told_off: BTreeSet<HistoryId>,
+    /// Histories that it was asked about because they have ended.
+    asked: BTreeSet<HistoryId>,
     progress: HashMap<HistoryId, Seq>,
     progress_sent: Duration,
     progress_due: bool,
@@ -142,6 +144,7 @@ impl PublisherSession {
             repairs: BTreeMap::new(),
             offered: None,
             told_off: BTreeSet::new(),
+            asked: BTreeSet::new(),
             progress: HashMap::new(),
             progress_sent: Duration::ZERO,
             progress_due: false,
@@ -224,6 +227,7 @@ impl PublisherSession {
                 }
                 Ok(())
             }
+            (Phase::Serving, FollowerMessage::Done { histories }) => self.done(histories, catalog),
         }
     }
 
@@ -282,6 +286,20 @@ impl PublisherSession {
         self.offered = Some((enabled, offers));
     }
 
+    /// Histories that have ended while log is held in them for this replica. It may have their ends, and its word of that
+    /// was lost with an earlier connection: it is asked once.
+    pub(crate) fn handle_ended(&mut self, held: impl IntoIterator<Item = HistoryId>) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let (feeds, asked) = (&self.feeds, &mut self.asked);
+        let is_open = |history| feeds.values().any(|feed| feed.history == history);
+        let fresh: Vec<_> = held.into_iter().filter(|&history| !is_open(history) && asked.insert(history)).collect();
+        for histories in fresh.chunks(HISTORIES_PER_MESSAGE) {
+            self.send(PrimaryMessage::Ended { histories: histories.to_vec() });
+        }
+    }
+
     /// Histories moved: tells the replica how far, not too often.
     pub(crate) fn handle_progress(&mut self, now: Duration, catalog: &dyn Catalog) {
         if self.phase != Phase::Serving {
@@ -304,7 +322,7 @@ impl PublisherSession {
         if !moved.is_empty() {
             self.progress_sent = now;
         }
-        for histories in moved.chunks(PROGRESS_PER_MESSAGE) {
+        for histories in moved.chunks(HISTORIES_PER_MESSAGE) {
             self.send(PrimaryMessage::Progress { histories: histories.to_vec() });
         }
     }
@@ -507,6 +525,20 @@ impl PublisherSession {
             applied: open.applied,
             restart,
         });
+        Ok(())
+    }
+
+    fn done(&mut self, histories: Vec<HistoryId>, catalog: &dyn Catalog) -> Result<(), String> {
+        for history in histories {
+            if !self.asked.contains(&history) {
+                return Err(format!("it is done with history {history}, which it was not asked about"));
+            }
+            // A feed that was opened meanwhile says itself how far it is.
+            let is_open = self.feeds.values().any(|feed| feed.history == history);
+            if !is_open && catalog.history(history).is_some_and(|view| view.ended) {
+                self.actions.push_back(PublisherAction::Done { history });
+            }
+        }
         Ok(())
     }
 

@@ -68,6 +68,10 @@ pub(crate) enum FollowerMessage {
     RepairEnd {
         feed: FeedNumber,
     },
+    /// Answer to `ended`.
+    Done {
+        histories: Vec<HistoryId>,
+    },
     Close {
         reason: String,
     },
@@ -77,17 +81,57 @@ pub(crate) enum FollowerMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum PrimaryMessage {
-    Welcome { protocol: u32, version: String, cluster: String, node: NodeId },
-    Refuse { reason: String },
-    Histories { enabled: bool, more: bool, histories: Vec<Offer> },
-    Opened { feed: FeedNumber, after: Seq, position: Position },
-    Forked { feed: FeedNumber, reason: String },
-    Lost { feed: FeedNumber, retained_after: Seq, reason: String },
-    Dropped { feed: FeedNumber, end: Position },
-    FeedClosed { feed: FeedNumber, cause: CloseCause, reason: String },
-    Progress { histories: Vec<(HistoryId, Seq, CommitTime)> },
-    RepairFailed { feed: FeedNumber, reason: String },
-    Close { reason: String },
+    Welcome {
+        protocol: u32,
+        version: String,
+        cluster: String,
+        node: NodeId,
+    },
+    Refuse {
+        reason: String,
+    },
+    Histories {
+        enabled: bool,
+        more: bool,
+        histories: Vec<Offer>,
+    },
+    Opened {
+        feed: FeedNumber,
+        after: Seq,
+        position: Position,
+    },
+    Forked {
+        feed: FeedNumber,
+        reason: String,
+    },
+    Lost {
+        feed: FeedNumber,
+        retained_after: Seq,
+        reason: String,
+    },
+    Dropped {
+        feed: FeedNumber,
+        end: Position,
+    },
+    FeedClosed {
+        feed: FeedNumber,
+        cause: CloseCause,
+        reason: String,
+    },
+    Progress {
+        histories: Vec<(HistoryId, Seq, CommitTime)>,
+    },
+    /// These have ended, and log is held for the replica.
+    Ended {
+        histories: Vec<HistoryId>,
+    },
+    RepairFailed {
+        feed: FeedNumber,
+        reason: String,
+    },
+    Close {
+        reason: String,
+    },
 }
 
 /// A history that may be opened.

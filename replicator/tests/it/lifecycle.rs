@@ -1,8 +1,10 @@
 //! Connections lost, nodes restarted, switches off and on.
 
+use std::time::{Duration, Instant};
+
 use tailrace_engine::ReplicationSwitches;
 use tailrace_replicator::{ReplicaTask, ReplicationState, TaskState};
-use tailrace_wal::Seq;
+use tailrace_wal::{PinKey, Seq};
 
 use crate::support::{Authority, Site, acknowledged, eventually, reaches};
 
@@ -218,4 +220,84 @@ async fn dropped_while_its_replication_is_off() {
     eventually("nothing left of the former database", || (publisher.feeds().len() == 1).then_some(())).await;
     follower.shutdown().await;
     publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_word_of_an_end_was_lost() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    primary.insert("market", "bars", 0..100).await;
+    replica.catches_up(&primary, "market").await;
+    let history = primary.position("market").unwrap().history;
+    primary.engine.drop_database("market").await.unwrap();
+    eventually("the copy to be dropped", || replica.position("market").is_none().then_some(())).await;
+    eventually("the end to be acknowledged", || primary.engine.log().pins().is_empty().then_some(())).await;
+    follower.shutdown().await;
+    // As if the connection had broken before that word came: the pin holds log for what has ended.
+    let pinned = |feed: &str| {
+        let log = primary.engine.log();
+        drop(log.pin(PinKey { feed: feed.to_owned(), history }, Seq(3), Seq(3)).unwrap());
+    };
+    pinned("replica/b");
+    // This one has lost its copy, and follows what there is now.
+    pinned("replica/c");
+    primary.market("market").await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    let other = Site::new(&authority, "c").await;
+    let follows = other.follow(publisher.local_addr()).await;
+    eventually("nothing to be held for what has ended", || {
+        primary.engine.log().pins().iter().all(|pin| pin.key.history != history).then_some(())
+    })
+    .await;
+    primary.insert("market", "bars", 0..7).await;
+    for site in [&replica, &other] {
+        site.catches_up(&primary, "market").await;
+        assert_eq!(site.rows("market", "bars"), Some(7));
+    }
+    eventually("both feeds alone to be shown", || (publisher.feeds().len() == 2).then_some(())).await;
+    follower.shutdown().await;
+    follows.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[test]
+fn a_primary_that_was_killed_resets_its_former_connections() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (doomed, rest) = (runtime(), runtime());
+    let authority = Authority::new();
+    let (mut primary, address) = doomed.block_on(async {
+        let primary = Site::new(&authority, "a").await;
+        primary.market("market").await;
+        let publisher = primary.publish().await;
+        (primary, publisher.local_addr())
+    });
+    let (replica, follower) = rest.block_on(async {
+        let replica = Site::new(&authority, "b").await;
+        let follower = replica.follow(address).await;
+        replica.catches_up(&primary, "market").await;
+        (replica, follower)
+    });
+    // Its tasks end where they are, and its socket with them: nobody is told.
+    let killed = Instant::now();
+    doomed.shutdown_background();
+    rest.block_on(async {
+        primary.revive().await;
+        let publisher = primary.publish_with(address, 8, None).await;
+        let away = killed.elapsed();
+        let started = Instant::now();
+        primary.insert("market", "bars", 0..100).await;
+        replica.catches_up(&primary, "market").await;
+        println!(
+            "{away:?} after it was killed the primary was there again, {:?} later records came",
+            started.elapsed()
+        );
+        let reason = follower.status().last_error.unwrap_or_default();
+        // Had it been away for as long as the idle timeout, that would have come first.
+        assert!(reason.contains("reset") || away > Duration::from_secs(3), "it was noticed by: {reason}");
+        follower.shutdown().await;
+        publisher.shutdown().await;
+    });
 }

@@ -86,6 +86,11 @@ impl Site {
     /// Closes the engine and opens it again, as after an orderly restart.
     pub async fn restart(&mut self) {
         self.engine.shutdown().await.unwrap();
+        self.revive().await;
+    }
+
+    /// Opens the engine again, as after its process was killed: who held it is gone.
+    pub async fn revive(&mut self) {
         // The folder is free when nobody holds the engine any more: neither publisher nor follower may.
         let elsewhere = tempfile::tempdir().unwrap();
         let closed = Arc::downgrade(&std::mem::replace(&mut self.engine, open(&elsewhere).await));
