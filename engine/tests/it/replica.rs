@@ -274,3 +274,39 @@ async fn fragments_of_an_aborted_transaction_come_again_after_a_flush_and_a_star
     catch_up(&a, &applier).await;
     assert_equal(&a, &b).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_primary_left_open_when_it_was_killed_ends_on_its_replica() {
+    let (dir_a, dir_b, killed) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut small = config(dir_a.path());
+    small.fragment_bytes = 1000;
+    let (a, b) = (open_with(small).await.0, open(dir_b.path()).await);
+    market(&a).await;
+    let id = market_id(&a);
+    let mut left = a.begin("market").unwrap();
+    left.append("bars", wide_rows(0..20, 1)).await.unwrap();
+    insert(&a, "bars", rows(0..10, 1)).await;
+    left.append("bars", wide_rows(20..40, 1)).await.unwrap();
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    applier.durable().await.unwrap();
+    let left_open = |engine: &Engine| engine.log().holders().transactions.len();
+    assert_eq!((left_open(&a), left_open(&b)), (1, 1));
+    // While it is open it holds the replica's log, and what a start there has to replay.
+    b.flush().await.unwrap();
+    assert!(b.log().holders().transactions[0].held_bytes > 0);
+    copy_folder(dir_a.path(), killed.path());
+    drop((left, a));
+    // The next start of the primary ends it with a record, which the replica gets like any other.
+    let a = open(killed.path()).await;
+    assert_eq!(left_open(&a), 0);
+    catch_up(&a, &applier).await;
+    assert_eq!(left_open(&b), 0);
+    insert(&a, "bars", rows(10..20, 1)).await;
+    catch_up(&a, &applier).await;
+    assert_equal(&a, &b).await;
+    b.log().roll().await.unwrap();
+    b.flush().await.unwrap();
+    assert!(b.log().status().first > tailrace_wal::Lsn(1), "the log is still held");
+}
