@@ -15,4 +15,5 @@ mod replicate;
 mod stop_and_start;
 mod synchronous;
 mod tail;
+mod topologies;
 mod wal;

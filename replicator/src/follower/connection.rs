@@ -196,7 +196,7 @@ impl Following {
                 FollowerAction::Offers { offers, .. } => {
                     let Some(primary) = self.primary.clone() else { continue };
                     for offer in offers {
-                        if !self.shared.is_selected(&offer.name) {
+                        if !self.shared.is_selected(&offer.name) || self.is_own(offer.history) {
                             continue;
                         }
                         let known = self.attach(offer.history, &offer.name, &primary);
@@ -234,6 +234,11 @@ impl Following {
                 self.attach(info.id, &info.name, primary);
             }
         }
+    }
+
+    /// Whether a history is written here: another cluster that follows it offers it on, to its writer as well.
+    fn is_own(&self, history: HistoryId) -> bool {
+        self.shared.engine.history(history).is_some_and(|info| info.role == Role::Primary)
     }
 
     /// A database's way to this session, told to it once.

@@ -1,4 +1,5 @@
-//! `set_database_for_cluster_replication(database, enabled)`: switches a database's replication, on the primary.
+//! `set_database_for_cluster_replication(database, enabled)`: switches a database's replication, on the primary; on a
+//! replica, whether it is passed on from here.
 
 use std::sync::Arc;
 
@@ -22,9 +23,12 @@ pub(super) async fn run(instance: &Arc<Instance>, arguments: &Arguments) -> Resu
             SqlError::new("3D000", format!("database {database:?} does not exist")).did_you_mean(database, names)
         );
     };
-    if let Role::Replica { primary } = &found.role {
-        return Err(SqlError::new("25006", format!("database {database:?} is a replica here"))
-            .hint(format!("switch its replication on its primary, {primary:?}")));
+    if instance.publisher.is_none()
+        && let Role::Replica { primary } = &found.role
+    {
+        return Err(SqlError::new("25006", format!("database {database:?} is a replica here")).hint(format!(
+            "switch its replication on its primary, {primary:?}; to pass it on from here, add section [replication.primary]"
+        )));
     }
     if enabled && instance.publisher.is_none() {
         return Err(not_configured("This cluster is not a primary.", CONFIGURE));
