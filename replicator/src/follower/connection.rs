@@ -28,6 +28,9 @@ use crate::{
     wire::{DataHeader, DataKind, PrimaryMessage, decode_records},
 };
 
+/// Bodies up to this size are opened where they are received: handing them to another thread would take longer.
+const INLINE_BYTES: u32 = 16 << 10;
+
 /// How long one address may take to answer before the next is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -293,14 +296,18 @@ async fn read_stream(shared: &Shared, mut stream: RecvStream, session: &Session)
     let body = read_body(&mut stream, &header).await?;
     shared.wire_bytes.fetch_add((DataHeader::LEN + body.len()) as u64, Ordering::Relaxed);
     shared.raw_bytes.fetch_add(u64::from(header.raw_len), Ordering::Relaxed);
-    let opened = tokio::task::spawn_blocking(move || {
+    let open = move || {
         let raw = open_body(&header, body)?;
         match header.kind {
             DataKind::Chunk => decode_records(&raw, header.records).and_then(|records| check(&header, records)),
             DataKind::Manifest | DataKind::Piece => Ok(Opened::Bytes(raw)),
         }
-    });
-    let opened = opened.await.map_err(|_| DataError::Gone)?.map_err(DataError::Violation)?;
+    };
+    let opened = match header.raw_len.max(header.encoded_len) <= INLINE_BYTES {
+        true => open(),
+        false => tokio::task::spawn_blocking(open).await.map_err(|_| DataError::Gone)?,
+    };
+    let opened = opened.map_err(DataError::Violation)?;
     match opened {
         Opened::Records(records) => {
             // The lock is held while chunks are handed on, so that they stay in order.

@@ -12,6 +12,9 @@ use super::{link::Records, workers::Workers};
 /// enough that all workers have something to do within one chunk.
 const BATCH_BYTES: usize = 512 << 10;
 const BATCH_RECORDS: usize = 256;
+/// A batch within both is prepared where it arrived: handing it over would take longer.
+const INLINE_BYTES: usize = 16 << 10;
+const INLINE_RECORDS: usize = 8;
 
 /// See the module. Nothing here waits: `next` says what happened.
 pub(crate) struct Pipeline {
@@ -182,6 +185,14 @@ impl Pipeline {
                 return;
             }
             self.started += batch.len();
+            let is_small = batch.len() <= INLINE_RECORDS && bytes <= INLINE_BYTES;
+            if is_small && self.preparing.is_empty() {
+                let here = self.workers.run_here(|worker| prepare(applier, batch.clone(), worker, &**on_start));
+                if let Some(batch) = here {
+                    self.take(batch);
+                    continue;
+                }
+            }
             let (workers, applier, on_start) = (self.workers.clone(), applier.clone(), on_start.clone());
             // Spawned, so that it runs whether or not somebody waits here.
             let work = tokio::spawn(workers.run(move |worker| prepare(&applier, batch, worker, &*on_start)));

@@ -19,6 +19,15 @@ impl Workers {
         Arc::new(Self { permits: Arc::new(Semaphore::new(count)), free: Mutex::new(free) })
     }
 
+    /// Runs work that is over sooner than another thread would begin it, here, unless all workers are busy.
+    pub(crate) fn run_here<T>(&self, work: impl FnOnce(u32) -> T) -> Option<T> {
+        let _permit = self.permits.try_acquire().ok()?;
+        let worker = self.free.lock().pop().unwrap_or_default();
+        let result = work(worker);
+        self.free.lock().push(worker);
+        Some(result)
+    }
+
     /// Runs `work` on a blocking thread once a worker is free. `None` when the runtime goes down.
     pub(crate) async fn run<T: Send + 'static>(
         self: Arc<Self>,

@@ -17,6 +17,8 @@ use crate::wire::{Compression, RecordsEncoder, compress};
 const CACHE_BYTES: usize = 48 << 20;
 /// Below this a body is not worth compressing.
 const COMPRESS_MIN: usize = 256;
+/// Chunks up to this size are made where the feed runs: handing them to another thread would take longer.
+const INLINE_BYTES: usize = 16 << 10;
 
 /// A place in a history's records in this node's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,11 +63,16 @@ impl Chunk {
         self.raw.len() as u32
     }
 
-    /// The body, made on a blocking thread by the first who asks.
+    /// The body, made by the first who asks; on a blocking thread unless it is small.
     pub(crate) async fn encoded(self: Arc<Self>) -> Result<Encoded, String> {
         let encoded = self.encoded.get_or_try_init(|| {
             let raw = self.raw.clone();
-            async move { tokio::task::spawn_blocking(move || encode(raw)).await.map_err(|error| error.to_string())? }
+            async move {
+                if raw.len() <= INLINE_BYTES {
+                    return encode(raw);
+                }
+                tokio::task::spawn_blocking(move || encode(raw)).await.map_err(|error| error.to_string())?
+            }
         });
         encoded.await.cloned()
     }
@@ -164,18 +171,25 @@ impl HistoryReader {
                 blocking(move || log.tail(history, at.restart)).await?
             }
         };
-        let mut first = None;
         loop {
-            let (returned, chunk) = blocking(move || {
-                let chunk = fill(&mut tail, at, first.take());
-                chunk.map(|chunk| (tail, chunk))
-            })
-            .await?;
-            tail = returned;
-            if let Some(chunk) = chunk {
+            let mut filling = Filling::new(at);
+            filling.take(&tail.next().await?);
+            // At the log's end a few records wait at most. Behind it, reading and copying is work for a blocking thread.
+            while filling.is_small()
+                && let Some(frame) = tail.next_ready()?
+            {
+                filling.take(&frame);
+            }
+            if !filling.is_small() {
+                (tail, filling) = blocking(move || {
+                    filling.fill(&mut tail)?;
+                    Ok((tail, filling))
+                })
+                .await?;
+            }
+            if let Some(chunk) = filling.finish() {
                 return Ok((tail, chunk));
             }
-            first = Some(tail.next().await?);
         }
     }
 }
@@ -215,31 +229,51 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// Reads what is there, up to a chunk; `None` when nothing is.
-fn fill(tail: &mut Tail, at: Cursor, first: Option<Frame>) -> Result<Option<Chunk>, LogError> {
-    let mut encoder = RecordsEncoder::default();
-    let mut ends: Option<(Position, Position)> = None;
-    let mut next = at;
-    let mut frame = match first {
-        Some(frame) => Some(frame),
-        None => tail.try_next()?,
-    };
-    while let Some(record) = frame {
-        // A tail that was opened anew begins before the cursor.
-        if record.lsn > at.lsn {
-            let position = record.header.position();
-            encoder.add(&record.header, &record.payload);
-            ends = Some((ends.map_or(position, |(first, _)| first), position));
-            next = Cursor { lsn: record.lsn, restart: record.header.restart_seq };
-            if !encoder.has_room() {
-                break;
-            }
-        }
-        frame = tail.try_next()?;
+/// A chunk in the making.
+struct Filling {
+    at: Cursor,
+    next: Cursor,
+    encoder: RecordsEncoder,
+    /// Positions of the first and the last record.
+    ends: Option<(Position, Position)>,
+}
+
+impl Filling {
+    fn new(at: Cursor) -> Self {
+        Self { at, next: at, encoder: RecordsEncoder::default(), ends: None }
     }
-    let Some((first, last)) = ends else { return Ok(None) };
-    let records = encoder.records();
-    Ok(Some(Chunk { at, next, first, last, records, raw: encoder.finish(), encoded: OnceCell::new() }))
+
+    fn take(&mut self, record: &Frame) {
+        // A tail that was opened anew begins before the cursor.
+        if record.lsn > self.at.lsn {
+            let position = record.header.position();
+            self.encoder.add(&record.header, &record.payload);
+            self.ends = Some((self.ends.map_or(position, |(first, _)| first), position));
+            self.next = Cursor { lsn: record.lsn, restart: record.header.restart_seq };
+        }
+    }
+
+    fn is_small(&self) -> bool {
+        self.encoder.len() <= INLINE_BYTES
+    }
+
+    /// Takes what is there, as far as there is room.
+    fn fill(&mut self, tail: &mut Tail) -> Result<(), LogError> {
+        while self.encoder.has_room()
+            && let Some(frame) = tail.try_next()?
+        {
+            self.take(&frame);
+        }
+        Ok(())
+    }
+
+    /// `None` when all records lay before the cursor.
+    fn finish(self) -> Option<Chunk> {
+        let (first, last) = self.ends?;
+        let records = self.encoder.records();
+        let raw = self.encoder.finish();
+        Some(Chunk { at: self.at, next: self.next, first, last, records, raw, encoded: OnceCell::new() })
+    }
 }
 
 async fn blocking<T: Send + 'static>(

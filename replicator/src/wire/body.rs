@@ -37,6 +37,11 @@ impl RecordsEncoder {
         self.records += 1;
     }
 
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Records so far.
     pub(crate) fn records(&self) -> u32 {
         self.records
