@@ -27,6 +27,7 @@ mod follower;
 #[cfg(test)]
 mod hostile;
 mod publisher;
+mod rate;
 mod session;
 mod status;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod status;
 mod support;
 mod tls;
 mod transport;
+mod watchdog;
 mod wire;
 
 #[cfg(test)]
@@ -45,6 +47,6 @@ pub use error::{ReplicationError, Result};
 pub use follower::Follower;
 pub use publisher::{Publisher, ReplicaStage};
 pub use status::{
-    FollowedDatabaseStatus, FollowerStatus, ReplicaFeedStatus, ReplicaTask, ReplicationMetrics, ReplicationState,
-    TaskState,
+    FollowedDatabaseStatus, FollowerStatus, ReplicaFeedStatus, ReplicaTask, ReplicationLag, ReplicationMetrics,
+    ReplicationState, TaskState,
 };

@@ -36,6 +36,20 @@ impl ReplicationState {
     }
 }
 
+/// How far a replica's database is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicationLag {
+    /// Transactions that are not there.
+    pub tasks: u64,
+    /// Bytes of the primary's log that are not acknowledged; `None` when unknown.
+    pub bytes: Option<u64>,
+    /// Age of the oldest transaction that is not there: since it was committed, seen from the primary; since it was
+    /// first heard of, seen from the replica.
+    pub age: Duration,
+    /// Time until it has caught up at the rates of the last ten seconds; zero when it has, `None` when it does not gain.
+    pub catch_up: Option<Duration>,
+}
+
 /// On the primary: one replica's feed of one database.
 #[derive(Debug, Clone)]
 pub struct ReplicaFeedStatus {
@@ -61,6 +75,14 @@ pub struct ReplicaFeedStatus {
     pub lag: Duration,
     /// Its pin.
     pub pin: PinState,
+    /// Time until it has caught up at the rates of the last ten seconds; zero when it has, `None` when it does not gain.
+    pub catch_up: Option<Duration>,
+    /// For how long it has acknowledged nothing although there was something; `None` when there was not.
+    pub stuck: Option<Duration>,
+    /// Log bytes that its pin may still hold back before it is lost; `None` when it holds none.
+    pub headroom_bytes: Option<u64>,
+    /// Time that its pin may still stand still before it is lost; `None` when it holds none.
+    pub headroom: Option<Duration>,
     /// Running, or why not.
     pub state: ReplicationState,
     /// Reason for a state other than ENABLED, with the remedy.
@@ -90,6 +112,10 @@ pub struct FollowedDatabaseStatus {
     pub acknowledged: Seq,
     /// Last transaction known at the primary; `None` before it was heard of. Unknown is never shown as caught up.
     pub primary_seq: Option<Seq>,
+    /// How far behind; `None` when nothing was heard of the primary lately.
+    pub lag: Option<ReplicationLag>,
+    /// For how long it has stood still with something to move on to, and what it is doing.
+    pub stuck: Option<(Duration, &'static str)>,
 }
 
 /// On the replica: the cluster.

@@ -9,6 +9,7 @@ mod binary;
 mod crash;
 mod demo;
 mod drop_and_recreate;
+mod lag;
 mod offline;
 mod psql;
 mod replicate;

@@ -166,6 +166,8 @@ impl Tail {
     pub fn is_behind(&mut self) -> Result<bool, LogError> {
         let in_run = self.run.as_ref().is_some_and(|run| run.next < run.plan.frames.len());
         Ok(in_run || self.plan()?.is_some())
+    }
+
     /// The next durable record where it was read ahead already; `None` says nothing of what is in the log. Does not
     /// touch the disk.
     pub fn next_ready(&mut self) -> Result<Option<Frame>, LogError> {

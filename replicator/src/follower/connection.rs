@@ -214,7 +214,9 @@ impl Following {
                     self.session.lock().done(over);
                 }
                 FollowerAction::Outcome { history, outcome } => self.shared.tell(history, Command::Outcome(outcome)),
-                FollowerAction::Progress { history, seq } => self.shared.tell(history, Command::Progress(seq)),
+                FollowerAction::Progress { history, seq, behind_bytes } => {
+                    self.shared.tell(history, Command::Progress { seq, behind_bytes });
+                }
                 FollowerAction::RepairFailed { feed, reason } => {
                     self.shared.tell_all(|| Command::RepairFailed { feed, reason: reason.clone() })
                 }

@@ -86,6 +86,7 @@ impl Database {
             }
             self.open().await;
             let paused = self.paused() || self.stopping;
+            self.face.set_activity(self.activity(paused));
             let wake = self.resume_at.map(|at| at.saturating_sub(self.now()));
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -96,6 +97,20 @@ impl Database {
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.resume_at = None,
                 _ = databases.changed(), if self.phase == Phase::NameTaken => self.phase = Phase::Closed,
             }
+        }
+    }
+
+    /// What is being done, for those who ask what it is stuck in.
+    fn activity(&self, paused: bool) -> &'static str {
+        match self.phase {
+            Phase::Open if paused => "pausing after a failure",
+            Phase::Open => self.pipeline.activity(),
+            Phase::Closed if self.link.is_none() => "waiting for a connection to the primary",
+            Phase::Closed => "waiting until the feed is opened",
+            Phase::Unoffered => "waiting until the primary offers the database",
+            Phase::Blocked => "waiting until somebody retries",
+            Phase::NameTaken => "waiting until the name is free",
+            Phase::Ended => "ended",
         }
     }
 
@@ -112,7 +127,7 @@ impl Database {
             match followed {
                 Ok(applier) => {
                     let (position, _) = applier.position();
-                    self.face.set_applied(position.seq);
+                    self.face.set_applied(position.seq, self.now());
                     self.face.set_acknowledged(position.seq);
                     self.applier = Some(applier);
                 }
@@ -145,7 +160,7 @@ impl Database {
             Command::Offered(None) => {}
             Command::Outcome(outcome) => self.outcome(outcome).await,
             Command::Chunk(records) => self.chunk(records),
-            Command::Progress(seq) => self.face.raise_primary_seq(seq),
+            Command::Progress { seq, behind_bytes } => self.face.heard(seq, behind_bytes, self.now()),
             Command::Retry => self.retry(),
             Command::Stop => {
                 self.pipeline.clear();
@@ -159,6 +174,7 @@ impl Database {
 
     pub(super) fn detach(&mut self) {
         self.link = None;
+        self.face.lost_sight();
         self.pipeline.clear();
         if self.phase == Phase::Open {
             self.phase = Phase::Closed;
@@ -213,7 +229,7 @@ impl Database {
                         |applier| applier.position().0,
                     ),
                 };
-                self.face.set_applied(position.seq);
+                self.face.set_applied(position.seq, self.now());
                 let (tasks, ended) = applied.map_or_else(Default::default, |applied| (applied.tasks, applied.ended));
                 self.face.board.lock().applied(tasks, position.seq, now, monotonic);
                 self.ended |= ended;
@@ -297,7 +313,7 @@ impl Database {
             Ok(position) => {
                 self.failures = 0;
                 self.backoff.reset();
-                self.face.set_applied(position.seq);
+                self.face.set_applied(position.seq, self.now());
                 self.face.set_acknowledged(position.seq);
                 let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
                 let mut board = self.face.board.lock();

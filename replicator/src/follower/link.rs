@@ -22,7 +22,11 @@ pub(crate) enum Command {
     Offered(Option<Seq>),
     Outcome(Outcome),
     Chunk(Records),
-    Progress(Seq),
+    /// Last transaction at the primary, and log bytes not acknowledged there.
+    Progress {
+        seq: Seq,
+        behind_bytes: Option<u64>,
+    },
     Manifest {
         feed: FeedNumber,
         json: bytes::Bytes,

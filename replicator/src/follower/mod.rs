@@ -4,6 +4,7 @@ mod backoff;
 mod board;
 mod connection;
 mod database;
+mod lag;
 mod link;
 mod pipeline;
 mod repair;
@@ -35,6 +36,7 @@ use self::{
 };
 use crate::{
     FollowerConfig, FollowerStatus, ReplicaTask, ReplicationError, ReplicationMetrics, ReplicationState, Result, tls,
+    watchdog,
 };
 
 /// Repairs fetched at the same time: their pieces stay far below the connection's window.
@@ -144,6 +146,8 @@ impl Follower {
         }
         let stop = CancellationToken::new();
         tasks.spawn(supervise(shared.clone(), stop.clone()));
+        let watched = shared.clone();
+        tasks.spawn(watchdog::watch(stop.clone(), move || watched.stuck()));
         Ok(Arc::new(Self { shared, stop, tasks }))
     }
 
@@ -155,7 +159,10 @@ impl Follower {
             (connection.connected.clone(), connection.last_error.clone(), connection.disabled_since)
         };
         let disabled = (!enabled).then(|| (SWITCHED_OFF.to_owned(), RETRY.to_owned(), disabled_since));
-        let databases: Vec<_> = self.shared.faces().iter().filter_map(|face| face.show(disabled.as_ref())).collect();
+        let databases: Vec<_> = {
+            let now = self.shared.engine.clock().monotonic();
+            self.shared.faces().iter().filter_map(|face| face.show(disabled.as_ref(), now)).collect()
+        };
         let all_stopped =
             !databases.is_empty() && databases.iter().all(|database| database.state == ReplicationState::Stopped);
         FollowerStatus {
@@ -255,7 +262,8 @@ impl Shared {
         let queue = databases.len() as u32;
         let whose = Whose { database: name.to_owned(), source: primary.to_owned(), queue };
         let here = self.engine.history(history).map(|info| info.position.seq).unwrap_or_default();
-        let face = Arc::new(Face::new(whose, history, here, self.engine.clock().now()));
+        let clock = self.engine.clock();
+        let face = Arc::new(Face::new(whose, history, here, clock.now(), clock.monotonic()));
         let known = Known { face: face.clone(), commands };
         databases.insert(history, known.clone());
         if let Some(shared) = self.this.upgrade() {
@@ -276,6 +284,16 @@ impl Shared {
 
     fn faces(&self) -> Vec<Arc<Face>> {
         self.databases.lock().values().map(|known| known.face.clone()).collect()
+    }
+
+    /// Databases that stand still although their state says that they run.
+    fn stuck(&self) -> Vec<(HistoryId, String, Duration)> {
+        let now = self.engine.clock().monotonic();
+        let stuck = self.faces().into_iter().filter_map(|face| {
+            let (since, activity) = face.stuck(now).filter(|_| face.state() == ReplicationState::Enabled)?;
+            Some((face.history, format!("database {:?} of the primary does not move: {activity}", face.name), since))
+        });
+        stuck.collect()
     }
 
     fn connected(&self, address: &str) {

@@ -104,6 +104,19 @@ impl Pipeline {
         self.queue.is_empty() && self.committing.is_none()
     }
 
+    /// What the oldest record waits for.
+    pub(crate) fn activity(&self) -> &'static str {
+        if self.committing.is_some() {
+            "appending to the log and applying"
+        } else if !self.queue.is_empty() {
+            "preparing"
+        } else if self.syncing.is_some() || self.unsynced {
+            "syncing the log"
+        } else {
+            "waiting for records from the primary"
+        }
+    }
+
     /// Nothing waits to be made durable either.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_idle() && self.syncing.is_none() && !self.unsynced

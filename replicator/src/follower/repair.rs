@@ -100,7 +100,8 @@ impl Database {
                     return Ok(Answer::Piece((datafile, header.offset), bytes));
                 }
                 Some(Command::RepairFailed { feed: of, reason }) if of == feed => return Err(reason),
-                Some(Command::Progress(seq) | Command::Offered(Some(seq))) => self.face.raise_primary_seq(seq),
+                Some(Command::Progress { seq, behind_bytes }) => self.face.heard(seq, behind_bytes, self.now()),
+                Some(Command::Offered(Some(seq))) => self.face.raise_primary_seq(seq),
                 Some(Command::Detach) => {
                     self.detach();
                     return Err("the session ended".into());

@@ -1,9 +1,14 @@
 //! How one followed database stands, for those who ask.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Seq};
 
-use super::board::{Board, Whose};
+use super::{
+    board::{Board, Whose},
+    lag::Lag,
+};
 use crate::{FollowedDatabaseStatus, ReplicationState};
 
 /// Remedy that most conditions share.
@@ -16,6 +21,7 @@ pub(crate) struct Face {
     pub(crate) name: String,
     pub(crate) board: Mutex<Board>,
     standing: Mutex<Standing>,
+    lag: Mutex<(Lag, &'static str)>,
 }
 
 #[derive(Debug, Clone)]
@@ -33,8 +39,9 @@ struct Standing {
 
 impl Face {
     /// `applied`: what is here already.
-    pub(crate) fn new(whose: Whose, history: HistoryId, applied: Seq, now: CommitTime) -> Self {
+    pub(crate) fn new(whose: Whose, history: HistoryId, applied: Seq, now: CommitTime, monotonic: Duration) -> Self {
         Self {
+            lag: Mutex::new((Lag::new(applied, monotonic), "starting")),
             history,
             name: whose.database.clone(),
             standing: Mutex::new(Standing {
@@ -73,7 +80,8 @@ impl Face {
     }
 
     /// Where it stands here.
-    pub(crate) fn set_applied(&self, seq: Seq) {
+    pub(crate) fn set_applied(&self, seq: Seq, monotonic: Duration) {
+        self.lag.lock().0.applied(seq, monotonic);
         let mut standing = self.standing.lock();
         standing.applied = seq;
         standing.acknowledged = standing.acknowledged.min(seq);
@@ -95,6 +103,28 @@ impl Face {
         standing.primary_seq = standing.primary_seq.max(Some(seq));
     }
 
+    /// The primary told where it stands.
+    pub(crate) fn heard(&self, seq: Seq, behind_bytes: Option<u64>, monotonic: Duration) {
+        self.raise_primary_seq(seq);
+        self.lag.lock().0.heard(seq, behind_bytes, monotonic);
+    }
+
+    /// The primary tells nothing any more.
+    pub(crate) fn lost_sight(&self) {
+        self.lag.lock().0.lost_sight();
+    }
+
+    /// What its task is doing.
+    pub(crate) fn set_activity(&self, activity: &'static str) {
+        self.lag.lock().1 = activity;
+    }
+
+    /// For how long it has stood still with something to move on to, and in what.
+    pub(crate) fn stuck(&self, monotonic: Duration) -> Option<(Duration, &'static str)> {
+        let lag = self.lag.lock();
+        lag.0.stuck(monotonic).map(|since| (since, lag.1))
+    }
+
     pub(crate) fn set_ended(&self) {
         self.standing.lock().ended = true;
     }
@@ -106,11 +136,16 @@ impl Face {
     }
 
     /// As it is shown; `None` once it ended. `disabled`: why nothing is followed now.
-    pub(crate) fn show(&self, disabled: Option<&(String, String, CommitTime)>) -> Option<FollowedDatabaseStatus> {
+    pub(crate) fn show(
+        &self,
+        disabled: Option<&(String, String, CommitTime)>,
+        monotonic: Duration,
+    ) -> Option<FollowedDatabaseStatus> {
         let standing = self.standing.lock().clone();
         if standing.ended {
             return None;
         }
+        let lag = self.lag.lock().0.show(monotonic);
         let mut shown = FollowedDatabaseStatus {
             database: self.name.clone(),
             history: self.history,
@@ -122,6 +157,8 @@ impl Face {
             applied: standing.applied,
             acknowledged: standing.acknowledged,
             primary_seq: standing.primary_seq,
+            lag,
+            stuck: self.stuck(monotonic),
         };
         if let Some((reason, remedy, since)) = disabled
             && shown.state == ReplicationState::Enabled

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tailrace_engine::{Engine, HistoryInfo};
 use tailrace_wal::{HistoryId, Position, Seq};
 
+use super::replicas::pin_key;
 use crate::{
     session::{Catalog, HistoryView},
     wire::Offer,
@@ -64,6 +65,13 @@ impl Catalog for EngineCatalog {
             epochs: info.epochs,
             ended: info.ended,
         })
+    }
+
+    fn behind(&self, replica: &str) -> Vec<(HistoryId, u64)> {
+        let pins = self.engine.log().pins().into_iter();
+        pins.filter(|pin| pin.key == pin_key(replica, pin.key.history))
+            .map(|pin| (pin.key.history, pin.held_bytes))
+            .collect()
     }
 
     fn position_at(&self, id: HistoryId, seq: Seq) -> Option<Position> {

@@ -293,7 +293,7 @@ impl Served {
             }
         }
         self.shared.replicas.set_trouble(&self.replica, history, None);
-        self.shared.replicas.reached(&self.replica, history, acknowledged, acknowledged);
+        self.shared.replicas.reached(&self.shared.engine, &self.replica, history, acknowledged, acknowledged);
         let credit = Arc::new(Semaphore::new(0));
         let running = Feed {
             shared: self.shared.clone(),
@@ -310,7 +310,7 @@ impl Served {
     }
 
     fn acknowledge(&mut self, history: HistoryId, durable: Seq, applied: Seq, restart: Seq) {
-        self.shared.replicas.reached(&self.replica, history, durable, applied);
+        self.shared.replicas.reached(&self.shared.engine, &self.replica, history, durable, applied);
         if let Some(pin) = self.pins.get(&history)
             && !pin.advance(durable, applied, restart)
         {

@@ -25,7 +25,7 @@ use tailrace_wal::HistoryId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{catalog::EngineCatalog, reader::HistoryReader, replicas::Replicas};
-use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, Result, tls, transport};
+use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, ReplicationState, Result, tls, transport, watchdog};
 pub use wait::ReplicaStage;
 
 /// How long sessions may take to say good-bye.
@@ -89,6 +89,8 @@ impl Publisher {
             publisher.tasks.clone(),
         ));
         publisher.tasks.spawn(watch_switches(publisher.shared.clone(), publisher.stop.clone()));
+        let watched = publisher.shared.clone();
+        publisher.tasks.spawn(watchdog::watch(publisher.stop.clone(), move || watched.stuck()));
         Ok(publisher)
     }
 
@@ -126,6 +128,20 @@ impl Publisher {
 }
 
 impl Shared {
+    /// Feeds of connected replicas that acknowledge nothing although there is something.
+    fn stuck(&self) -> Vec<((String, HistoryId), String, Duration)> {
+        let feeds = self.replicas.feeds(&self.engine).into_iter();
+        let running = feeds.filter(|feed| feed.address.is_some() && feed.state == ReplicationState::Enabled);
+        let stuck = running.filter_map(|feed| {
+            let what = format!(
+                "replica {:?} acknowledges nothing of database {:?} after seq {}, {} transactions wait",
+                feed.replica, feed.database, feed.acknowledged, feed.lag_tasks
+            );
+            Some(((feed.replica, feed.history), what, feed.stuck?))
+        });
+        stuck.collect()
+    }
+
     /// The reader of a history, one for all feeds.
     fn reader(&self, history: HistoryId) -> Arc<HistoryReader> {
         let mut readers = self.readers.lock();

@@ -88,8 +88,9 @@ impl Replicas {
     }
 
     /// The replica said how far it is.
-    pub(crate) fn reached(&self, name: &str, history: HistoryId, durable: Seq, applied: Seq) {
-        self.reached.lock().set(name, history, durable, applied);
+    pub(crate) fn reached(&self, engine: &Engine, name: &str, history: HistoryId, durable: Seq, applied: Seq) {
+        let end = engine.log().history_end(history).map_or(durable, |end| end.position.seq);
+        self.reached.lock().set(name, history, (durable, applied), end, engine.clock().monotonic());
         self.acknowledged.notify_waiters();
     }
 
@@ -147,10 +148,13 @@ impl Replicas {
             .collect();
         let marks = self.marks.lock().clone();
         let attached = self.attached.lock();
+        let now = engine.clock().monotonic();
         let keys: BTreeSet<&(String, HistoryId)> = pins.keys().chain(marks.keys()).collect();
         let rows = keys.into_iter().filter_map(|key| {
             let address = attached.get(&key.0).map(|attached| attached.address.to_string());
-            row(engine, key, address, pins.get(key), marks.get(key))
+            let mut row = row(engine, key, address, pins.get(key), marks.get(key))?;
+            row.catch_up = self.reached.lock().catch_up(&key.0, key.1, row.lag_tasks, now);
+            Some(row)
         });
         rows.collect()
     }
@@ -185,6 +189,7 @@ fn row(
     let info = engine.history(*history).filter(|info| pin.is_some() || !info.ended)?;
     let acknowledged = pin.map_or(Seq::ZERO, |pin| pin.acknowledged);
     let lag_tasks = info.position.seq.0.saturating_sub(acknowledged.0);
+    let held = pin.filter(|pin| !pin.state.is_lost());
     let lost = pin
         .and_then(|pin| pin.state.reason())
         .map(|reason| (ReplicationState::Lost, format!("{reason}; the replica repairs itself when it attaches again")));
@@ -201,6 +206,10 @@ fn row(
         lag_tasks,
         lag_bytes: if lag_tasks == 0 { Some(0) } else { pin.map(|pin| pin.held_bytes) },
         lag: if lag_tasks == 0 { Duration::ZERO } else { age(engine, *history, acknowledged) },
+        catch_up: None,
+        stuck: pin.filter(|_| lag_tasks > 0).map(|pin| pin.stalled),
+        headroom_bytes: held.map(|pin| pin.bytes_max.saturating_sub(pin.held_bytes)),
+        headroom: held.map(|pin| pin.stalled_max.saturating_sub(pin.stalled)),
         pin: pin.map_or(PinState::Lost { reason: "it holds no pin".into() }, |pin| pin.state.clone()),
         state,
         reason,

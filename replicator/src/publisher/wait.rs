@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tailrace_wal::{HistoryId, Seq};
 
 use super::{Publisher, replicas::Replicas};
+use crate::rate::{Rate, catch_up};
 
 /// What a replica must have done with a transaction to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +57,40 @@ impl Publisher {
 /// How far replicas have come, as they said in this process's time.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    by_history: HashMap<HistoryId, HashMap<String, (Seq, Seq)>>,
+    by_history: HashMap<HistoryId, HashMap<String, Marks>>,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    durable: Seq,
+    applied: Seq,
+    acknowledged: Rate,
+    produced: Rate,
 }
 
 impl Reached {
     /// A replica said that it has everything up to `durable` on disk, and up to `applied` readable. After a repair it
-    /// may say less than before.
-    pub(super) fn set(&mut self, replica: &str, history: HistoryId, durable: Seq, applied: Seq) {
-        self.by_history.entry(history).or_default().insert(replica.to_owned(), (durable, applied));
+    /// may say less than before. `end` is where the history stands here, `now` monotonic time.
+    pub(super) fn set(
+        &mut self,
+        replica: &str,
+        history: HistoryId,
+        (durable, applied): (Seq, Seq),
+        end: Seq,
+        now: Duration,
+    ) {
+        let marks = self.by_history.entry(history).or_default().entry(replica.to_owned()).or_default();
+        (marks.durable, marks.applied) = (durable, applied);
+        marks.acknowledged.sample(durable, now);
+        marks.produced.sample(end, now);
+    }
+
+    /// Time until a replica has acknowledged what it lacks.
+    pub(super) fn catch_up(&self, replica: &str, history: HistoryId, tasks: u64, now: Duration) -> Option<Duration> {
+        let marks = self.by_history.get(&history).and_then(|replicas| replicas.get(replica));
+        let (produced, acknowledged) =
+            marks.map_or((0.0, 0.0), |marks| (marks.produced.per_second(now), marks.acknowledged.per_second(now)));
+        catch_up(tasks, produced, acknowledged)
     }
 
     /// Forgets what is said of feeds for which `keep` is false.
@@ -80,10 +107,10 @@ impl Replicas {
     fn count(&self, history: HistoryId, seq: Seq, stage: ReplicaStage) -> u32 {
         let reached = self.reached.lock();
         let Some(replicas) = reached.by_history.get(&history) else { return 0 };
-        let has = |(durable, applied): &&(Seq, Seq)| match stage {
-            ReplicaStage::Durable => *durable >= seq,
+        let has = |marks: &&Marks| match stage {
+            ReplicaStage::Durable => marks.durable >= seq,
             // Readable there, and not to be taken back by a loss of power.
-            ReplicaStage::Applied => (*durable).min(*applied) >= seq,
+            ReplicaStage::Applied => marks.durable.min(marks.applied) >= seq,
         };
         u32::try_from(replicas.values().filter(has).count()).unwrap_or(u32::MAX)
     }
@@ -99,9 +126,12 @@ mod tests {
         let (here, other) = (HistoryId([1; 16]), HistoryId([2; 16]));
         let count = |seq, stage| replicas.count(here, Seq(seq), stage);
         assert_eq!(count(0, ReplicaStage::Durable), 0);
-        replicas.reached.lock().set("b", here, Seq(5), Seq(4));
-        replicas.reached.lock().set("c", here, Seq(3), Seq(7));
-        replicas.reached.lock().set("d", other, Seq(9), Seq(9));
+        let set = |replica, history, durable, applied| {
+            replicas.reached.lock().set(replica, history, (Seq(durable), Seq(applied)), Seq(9), Duration::ZERO);
+        };
+        set("b", here, 5, 4);
+        set("c", here, 3, 7);
+        set("d", other, 9, 9);
         assert_eq!((count(3, ReplicaStage::Durable), count(5, ReplicaStage::Durable)), (2, 1));
         assert_eq!((count(4, ReplicaStage::Applied), count(5, ReplicaStage::Applied)), (1, 0));
         replicas.reached.lock().retain(|replica, _| replica != "b");

@@ -22,6 +22,8 @@ pub(crate) struct HistoryView {
 pub(crate) trait Catalog {
     /// One history, ended or not.
     fn history(&self, id: HistoryId) -> Option<HistoryView>;
+    /// Log bytes that a replica has not acknowledged, per history that it has pinned.
+    fn behind(&self, replica: &str) -> Vec<(HistoryId, u64)>;
     /// Its position at a seq, where that commit is retained.
     fn position_at(&self, id: HistoryId, seq: Seq) -> Option<Position>;
 }

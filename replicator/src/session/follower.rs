@@ -35,8 +35,8 @@ pub(crate) enum FollowerAction {
     Ended { histories: Vec<HistoryId> },
     /// How a history stands.
     Outcome { history: HistoryId, outcome: Outcome },
-    /// Last transaction at the primary.
-    Progress { history: HistoryId, seq: Seq },
+    /// Last transaction at the primary, and log bytes that were not acknowledged there, if it says that.
+    Progress { history: HistoryId, seq: Seq, behind_bytes: Option<u64> },
     /// The repair cannot go on.
     RepairFailed { feed: FeedNumber, reason: String },
     /// End the connection.
@@ -174,9 +174,11 @@ impl<T> FollowerSession<T> {
             PrimaryMessage::FeedClosed { feed, cause, reason } => {
                 self.outcome(feed, Outcome::Closed { cause, reason })?;
             }
-            PrimaryMessage::Progress { histories } => {
+            PrimaryMessage::Progress { histories, behind } => {
+                let behind: HashMap<HistoryId, u64> = behind.into_iter().collect();
                 for (history, seq, _) in histories {
-                    self.actions.push_back(FollowerAction::Progress { history, seq });
+                    let behind_bytes = behind.get(&history).copied();
+                    self.actions.push_back(FollowerAction::Progress { history, seq, behind_bytes });
                 }
             }
             PrimaryMessage::Ended { histories } => {

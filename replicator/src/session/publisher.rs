@@ -22,6 +22,8 @@ const OFFERS_PER_PAGE: usize = 1_000;
 const HISTORIES_PER_MESSAGE: usize = 4_000;
 /// Least time between two `progress` messages.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Least time between two of them that tell of all feeds, moved or not: so that silence means something.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Most credit that a feed may hold, chunks.
 const CREDIT_MAX: u32 = 1_024;
 /// Most requests for pieces that a repair may have under way.
@@ -110,6 +112,7 @@ pub(crate) struct PublisherSession {
     progress: HashMap<HistoryId, Seq>,
     progress_sent: Duration,
     progress_due: bool,
+    heartbeat_sent: Duration,
     actions: VecDeque<PublisherAction>,
 }
 
@@ -148,6 +151,7 @@ impl PublisherSession {
             progress: HashMap::new(),
             progress_sent: Duration::ZERO,
             progress_due: false,
+            heartbeat_sent: now,
             actions: VecDeque::new(),
         })
     }
@@ -161,7 +165,11 @@ impl PublisherSession {
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         match self.phase {
             Phase::Greeting => Some(self.deadline),
-            Phase::Serving => self.progress_due.then_some(self.progress_sent + PROGRESS_INTERVAL),
+            Phase::Serving => {
+                let heartbeat = self.heartbeat_sent + HEARTBEAT_INTERVAL;
+                let progress = self.progress_due.then_some(self.progress_sent + PROGRESS_INTERVAL);
+                Some(progress.map_or(heartbeat, |progress| progress.min(heartbeat)))
+            }
             Phase::Closed => None,
         }
     }
@@ -172,6 +180,7 @@ impl PublisherSession {
             Phase::Greeting if now >= self.deadline => {
                 self.close(format!("replica {:?} did not say hello within {GREETING_TIMEOUT:?}", self.replica));
             }
+            Phase::Serving if now >= self.heartbeat_sent + HEARTBEAT_INTERVAL => self.heartbeat(now, catalog),
             Phase::Serving if self.progress_due => self.handle_progress(now, catalog),
             _ => {}
         }
@@ -323,7 +332,24 @@ impl PublisherSession {
             self.progress_sent = now;
         }
         for histories in moved.chunks(HISTORIES_PER_MESSAGE) {
-            self.send(PrimaryMessage::Progress { histories: histories.to_vec() });
+            self.send(PrimaryMessage::Progress { histories: histories.to_vec(), behind: Vec::new() });
+        }
+    }
+
+    /// Tells of all feeds, moved or not.
+    fn heartbeat(&mut self, now: Duration, catalog: &dyn Catalog) {
+        (self.heartbeat_sent, self.progress_sent, self.progress_due) = (now, now, false);
+        let behind: HashMap<HistoryId, u64> = catalog.behind(&self.replica).into_iter().collect();
+        let feeds: Vec<HistoryId> = self.feeds.values().map(|feed| feed.history).collect();
+        for page in feeds.chunks(HISTORIES_PER_MESSAGE) {
+            let mut histories = Vec::with_capacity(page.len());
+            for id in page {
+                let Some(view) = catalog.history(*id) else { continue };
+                self.progress.insert(*id, view.end.seq);
+                histories.push((*id, view.end.seq, view.commit_time));
+            }
+            let behind = page.iter().filter_map(|id| Some((*id, *behind.get(id)?))).collect();
+            self.send(PrimaryMessage::Progress { histories, behind });
         }
     }
 

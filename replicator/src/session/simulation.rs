@@ -161,6 +161,10 @@ impl Catalog for Origins {
         })
     }
 
+    fn behind(&self, _replica: &str) -> Vec<(HistoryId, u64)> {
+        Vec::new()
+    }
+
     fn position_at(&self, id: HistoryId, seq: Seq) -> Option<Position> {
         let origin = self.0.get(&id)?;
         if seq <= origin.retained_after {
@@ -373,11 +377,20 @@ impl World {
                     }
                     FollowerAction::Outcome { history, outcome: Outcome::Lost(_) } => {
                         self.losses += 1;
+                        // An offer that came with it may have opened the history again, where it was before.
+                        link.follower.close_feed(history);
                         self.repair(history);
                         let (position, restart) = self.copies[&history].position();
                         link.follower.open(position, restart);
                     }
-                    FollowerAction::Outcome { outcome: Outcome::Opened { .. } | Outcome::Closed { .. }, .. }
+                    FollowerAction::Outcome { history, outcome: Outcome::Closed { .. } } => {
+                        // What came before is applied before the feed is opened anew.
+                        let copy = self.copies.get_mut(&history).unwrap();
+                        for chunk in std::mem::take(&mut copy.waiting) {
+                            copy.apply(chunk);
+                        }
+                    }
+                    FollowerAction::Outcome { outcome: Outcome::Opened { .. }, .. }
                     | FollowerAction::Progress { .. }
                     | FollowerAction::Welcomed { .. } => {}
                     FollowerAction::Close(_) => closed = true,

@@ -120,6 +120,9 @@ pub(crate) enum PrimaryMessage {
     },
     Progress {
         histories: Vec<(HistoryId, Seq, CommitTime)>,
+        /// Of some of them: log bytes that the replica has not acknowledged.
+        #[serde(default)]
+        behind: Vec<(HistoryId, u64)>,
     },
     /// These have ended, and log is held for the replica.
     Ended {

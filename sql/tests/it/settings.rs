@@ -34,7 +34,7 @@ async fn what_clients_send_is_understood() {
     assert!(client.rows("SHOW ALL").await.len() > 20);
     assert_eq!(client.state("SET nonsense = 1").await, "42704");
     assert_eq!(client.state("SHOW nonsense").await, "42704");
-    assert_eq!(client.state("SET synchronous_commit = remote_apply").await, "0A000");
+    assert_eq!(client.state("SET synchronous_commit = remotely").await, "22023");
     assert_eq!(client.state("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").await, "0A000");
 }
 

@@ -4,12 +4,13 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "archive",
     "archive_gaps",
     "databases",
     "datafiles",
     "disk",
+    "followed",
     "memory",
     "partitions",
     "pins",

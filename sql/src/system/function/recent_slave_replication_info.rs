@@ -18,7 +18,11 @@ pub(in crate::system) const COLUMNS: Columns = &[
     ("lag_tasks", Kind::Int),
     ("lag_bytes", Kind::Int),
     ("lag_seconds", Kind::Float),
+    ("catch_up_seconds", Kind::Float),
+    ("stuck_seconds", Kind::Float),
     ("pin_state", Kind::Text),
+    ("headroom_bytes", Kind::Int),
+    ("headroom_seconds", Kind::Float),
     ("state", Kind::Text),
     ("reason", Kind::Text),
 ];
@@ -44,7 +48,11 @@ pub(in crate::system) fn push_feeds(publisher: &Publisher, rows: &mut Rows) {
             feed.lag_tasks.into(),
             feed.lag_bytes.into(),
             feed.lag.into(),
+            feed.catch_up.into(),
+            feed.stuck.into(),
             feed.pin.name().into(),
+            feed.headroom_bytes.into(),
+            feed.headroom.into(),
             feed.state.name().into(),
             feed.reason.into(),
         ]);

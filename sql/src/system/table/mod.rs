@@ -5,6 +5,7 @@ mod archive_gaps;
 mod databases;
 mod datafiles;
 mod disk;
+mod followed;
 mod memory;
 mod partitions;
 mod pins;
@@ -35,6 +36,7 @@ pub(super) const ALL: &[SystemTable] = &[
     databases::TABLE,
     datafiles::TABLE,
     disk::TABLE,
+    followed::TABLE,
     memory::TABLE,
     partitions::TABLE,
     pins::TABLE,
