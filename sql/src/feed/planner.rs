@@ -183,6 +183,10 @@ pub(crate) fn table_name(text: &str) -> Result<TableName> {
     if parser.peek_token().token != datafusion::sql::sqlparser::tokenizer::Token::EOF {
         return Err(wrong());
     }
+    // A string is a name to the parser.
+    if name.0.iter().any(|part| part.as_ident().is_some_and(|ident| ident.quote_style == Some('\''))) {
+        return Err(wrong());
+    }
     TableName::parse(&name)
 }
 
