@@ -335,9 +335,13 @@ pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Resu
     check_fragments_before(fold, header)
 }
 
-/// A fragment follows those before it, a commit all that it lists: a reader of this log must find them.
+/// A fragment follows those before it, a commit all that it lists, as far as that is known: a reader of this log must
+/// find them.
 fn check_fragments_before(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
-    let here = fold.open.get(&(header.epoch, header.transaction)).map_or(0, |open| open.fragments);
+    // After a repair, fragments from before the position come again between others, and are not all counted: known is
+    // only what began with its first fragment in the records that the history goes on from.
+    let open = fold.open.get(&(header.epoch, header.transaction)).filter(|open| open.first_fragment > Lsn::ZERO);
+    let here = open.map_or(u32::MAX, |open| open.fragments);
     if header.fragment.0 <= here || planted!(fold, TakesAfterRefused) {
         return Ok(());
     }

@@ -157,7 +157,9 @@ async fn a_commit_needs_its_fragments_in_the_log() {
         |seq| frames.iter().position(|frame| frame.header.kind == RecordKind::Commit && frame.header.seq == Seq(seq));
     let end = at(3).unwrap();
     assert!(large.contains(&end));
-    for missing in large.into_iter().filter(|missing| *missing < end) {
+    // Without its first fragment it looks as after a repair, where the log does not know what came before: there only
+    // the run that it came in helps.
+    for missing in large.into_iter().filter(|missing| *missing < end).skip(1) {
         tokio::task::yield_now().await;
         let mut copy = Copy::new();
         for (index, frame) in frames.iter().enumerate().take(end + 1) {
