@@ -101,6 +101,7 @@ impl Pair {
                 primary_addresses: vec![publisher.local_addr().to_string()],
                 databases: None,
                 apply_workers: 2,
+                apply_user: None,
                 tls,
                 backoff_min: Duration::from_millis(100),
                 backoff_max: Duration::from_secs(5),

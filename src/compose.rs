@@ -1,6 +1,6 @@
 //! A node from its settings: engine → publisher → follower → SQL server, started bottom up, stopped top down.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport};
 use tailrace_replicator::{Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaGrant, TlsConfig};
@@ -177,9 +177,10 @@ fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<Fol
         databases: replica.databases.clone(),
         apply_workers: replica.apply_workers,
         tls: tls_config(settings)?,
-        backoff_min: Duration::from_millis(100),
-        backoff_max: Duration::from_secs(10),
-        task_failures_max: 30,
+        apply_user: replica.apply_user.clone(),
+        backoff_min: replica.backoff_min.0,
+        backoff_max: replica.backoff_max.0,
+        task_failures_max: replica.task_failures_max,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::{
     Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Receipt, Result, TableId,
     TableVersion, TaskInfo,
     chunk::push_chunk,
+    dead_letter::Skipped,
     effect::{Append, Committed, Effect, invalid},
 };
 
@@ -43,7 +44,11 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
         return Err(invalid(&format!("transaction {} does not follow {}", position.seq, version.position.seq)));
     }
     let mut ended = Ended(false);
-    if !committed.skipped {
+    if let Some(letter) = committed.skipped {
+        let mut skipped = Skipped::clone(&version.skipped);
+        skipped.entry(letter.seq).or_insert(*letter);
+        version.skipped = Arc::new(skipped);
+    } else {
         for effect in committed.effects {
             match effect {
                 Effect::Append(append) => append_rows(version, append, position.seq, changes)?,
@@ -69,7 +74,7 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
                 }
                 Effect::DropTable(id) => {
                     let Some(table) = version.tables.get(&id).cloned() else {
-                        return Err(invalid(&format!("table {id}, to be dropped, does not exist")));
+                        return Err(invalid(&format!("DROP TABLE: {}", version.missing_table(id))));
                     };
                     changes.retired.extend(datafiles(&table));
                     changes.partitions.retain(|(table, _)| *table != id);
@@ -99,7 +104,7 @@ pub(crate) fn append_rows(
 ) -> Result<()> {
     let table = version.tables.get(&append.table);
     let Some(table) = table.filter(|table| table.table.schema_version == append.schema_version) else {
-        return Err(invalid(&format!("rows are for table {}, which is not there any more", append.table)));
+        return Err(invalid(&format!("rows for a table: {}", version.unusable_table(append.table))));
     };
     if append.batch.num_rows() == 0 {
         return Ok(());
@@ -153,6 +158,9 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
             Effect::CreateDatabase(_) | Effect::DropDatabase => {}
         }
     }
+    if let Some(letter) = &committed.skipped {
+        letter.tables.iter().for_each(|(id, name)| add(*id, name));
+    }
     let code = committed.directories.iter().flat_map(|directory| &directory.parts).next().map(|part| part.operation);
     TaskInfo {
         seq: committed.position.seq,
@@ -160,7 +168,8 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
         operation: code.and_then(Operation::from_code).unwrap_or(Operation::Append),
         commit_time: committed.commit_time,
         tables,
-        rows: committed.rows(),
+        rows: committed.skipped.as_ref().map_or_else(|| committed.rows(), |letter| letter.rows),
         bytes: committed.bytes,
+        skipped: committed.skipped.is_some(),
     }
 }

@@ -198,7 +198,7 @@ impl Engine {
                 effects: body.effects,
                 directories: body.directories,
                 bytes: body.bytes,
-                skipped: false,
+                skipped: None,
             }],
         );
         database.applied(written.position.seq).await?;

@@ -141,7 +141,7 @@ impl Database {
         while let Some(committed) = applying.pending.remove(&version.position.seq.next()) {
             let before = version.clone();
             let mut task = apply::describe(&version, &committed);
-            let bytes: u64 = if committed.skipped { 0 } else { committed.bytes };
+            let bytes: u64 = if committed.skipped.is_some() { 0 } else { committed.bytes };
             let lsn = committed.lsn;
             let key = committed.directories.last().and_then(|directory| directory.idempotency_key.clone());
             let receipt = crate::Receipt {

@@ -130,6 +130,7 @@ pub(crate) fn empty_version(id: HistoryId, name: String, role: Role) -> Database
         restart_seq: Seq::ZERO,
         commit_time: CommitTime::default(),
         epochs: Vec::new(),
+        skipped: Arc::default(),
         tables: rpds::HashTrieMapSync::new_sync(),
         names: rpds::HashTrieMapSync::new_sync(),
         next_table: TableId(1),

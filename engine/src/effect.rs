@@ -4,8 +4,8 @@ use arrow_array::RecordBatch;
 use tailrace_wal::{CommitTime, Directory, Lsn, PartEntry, Payload, Position, Seq};
 
 use crate::{
-    CreateDatabase, DatabaseVersion, EngineError, Operation, Ordinal, PartitionKey, Result, SchemaVersion, Table,
-    TableId, check_name, decode_part, operation::decode_body,
+    CreateDatabase, DatabaseVersion, DeadLetter, EngineError, Operation, Ordinal, PartitionKey, Result, SchemaVersion,
+    Table, TableId, check_name, decode_part, operation::decode_body,
 };
 
 /// One part, decoded.
@@ -47,8 +47,8 @@ pub(crate) struct Committed {
     pub(crate) directories: Vec<Directory>,
     /// Payload bytes, fragments included.
     pub(crate) bytes: u64,
-    /// Its position counts, its effects do not.
-    pub(crate) skipped: bool,
+    /// Its position counts, its effects do not: what was left out.
+    pub(crate) skipped: Option<Box<DeadLetter>>,
 }
 
 impl Committed {
@@ -123,9 +123,8 @@ fn decode_append(
     origin: Origin,
 ) -> Result<Append> {
     let id = TableId(entry.table);
-    let table = catalog.table_by_id(id).ok_or_else(|| {
-        invalid(&format!("rows are for table {id} of database {:?}, which does not exist at that point", catalog.name))
-    })?;
+    let table = catalog.table_by_id(id);
+    let table = table.ok_or_else(|| invalid(&format!("rows for a table: {}", catalog.missing_table(id))))?;
     let schema_version = SchemaVersion(entry.schema_version);
     if table.table.schema_version != schema_version {
         return Err(invalid(&format!(

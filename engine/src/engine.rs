@@ -21,6 +21,7 @@ use crate::{
     Version,
     cache::DatafileCache,
     database::Database,
+    dead_letter::Letters,
     garbage::Garbage,
     manifest::{Manifest, PinRecord},
     memtable::Memtable,
@@ -54,6 +55,7 @@ pub struct Engine {
     /// Transactions that are over, whose abort records found no space.
     pub(crate) unaborted: Mutex<Vec<(HistoryId, tailrace_wal::TransactionNumber)>>,
     pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) letters: Letters,
     /// The newest version of everything.
     pub(crate) versions: ArcSwap<Databases>,
     publishing: Mutex<()>,
@@ -370,6 +372,7 @@ pub(crate) struct Parts {
     pub(crate) manifest: Manifest,
     pub(crate) space: Arc<Space>,
     pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) letters: Letters,
     pub(crate) system: System,
     pub(crate) garbage: Garbage,
     pub(crate) flushed: Lsn,
@@ -377,7 +380,8 @@ pub(crate) struct Parts {
 
 impl Engine {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts { config, clock, node, log, archiver, manifest, space, store, system, garbage, flushed } = parts;
+        let Parts { config, clock, node, log, archiver, manifest, space, store, letters, system, garbage, flushed } =
+            parts;
         Self {
             memtable: Memtable::new(config.memtable_bytes),
             cache: DatafileCache::new(config.cache_bytes),
@@ -390,6 +394,7 @@ impl Engine {
             space,
             unaborted: Mutex::default(),
             store,
+            letters,
             versions: ArcSwap::default(),
             publishing: Mutex::default(),
             databases: RwLock::default(),

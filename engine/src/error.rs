@@ -2,6 +2,8 @@
 
 use tailrace_wal::{LogError, Position, Seq};
 
+use crate::Right;
+
 /// Why an engine call failed. Unless said otherwise, nothing was written.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -49,6 +51,18 @@ pub enum EngineError {
         database: String,
         /// Why, and the remedy.
         reason: String,
+    },
+    /// The user under whose name records of a primary are applied may not do that here.
+    #[error(
+        "user {user:?} lacks the right {:?} on database {database:?}; CALL grant_right('{user}', '{database}', '{}')", .right.name(), .right.name()
+    )]
+    NotPermitted {
+        /// Who.
+        user: String,
+        /// Where.
+        database: String,
+        /// What would be needed.
+        right: Right,
     },
     /// Received records do not continue this node's copy.
     #[error("history forked: {0}")]

@@ -252,6 +252,7 @@ impl Engine {
                     added: added.remove(&version.id).unwrap_or_default(),
                     system_facts: Vec::new(),
                     keys: frozen.changes.keys.iter().map(key_record).collect(),
+                    skipped: version.skipped.values().cloned().collect(),
                 }
             })
             .collect();
@@ -271,6 +272,7 @@ impl Engine {
                 added: Vec::new(),
                 system_facts: system.facts(),
                 keys: Vec::new(),
+                skipped: Vec::new(),
             });
         }
         Edit::Flush(FlushEdit {

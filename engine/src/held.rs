@@ -123,7 +123,13 @@ pub(crate) fn assemble(
         bytes += fragment.payload.encoded_len() as u64;
         effects.extend(match fragment.effects {
             Some(effects) => effects,
-            None => decode_effects(catalog, &fragment.payload, origin)?,
+            None => {
+                let effects = decode_effects(catalog, &fragment.payload, origin)?;
+                if effects.iter().any(Effect::is_ddl) {
+                    return Err(invalid("DDL in a fragment"));
+                }
+                effects
+            }
         });
         directories.push(fragment.payload.directory);
     }

@@ -23,6 +23,7 @@
 //! | follow | `replica` (prepare: `effect`; a run is checked whole, then appended verbatim) → `held` (fragments) → `database` → `apply` |
 //! | flush | `background` (when) → `flush` (freezes at one LSN behind the gate) → `datafile` → `manifest` → versions, `cache` → the log is truncated; `garbage` |
 //! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
+//! | skip | `replica` (skip) → `dead_letter` (the payload, before the record) → the log → `apply`; `dead_letter/settle` |
 //! | repair | `repair` |
 //! | simulation | `simulation` (tests only: background work by hand, planted bugs); the runs are in `tests/simulation` |
 //!
@@ -45,6 +46,7 @@ mod config;
 mod database;
 mod datafile;
 mod ddl;
+mod dead_letter;
 mod effect;
 mod engine;
 mod error;
@@ -66,6 +68,7 @@ mod recovery;
 mod repair;
 mod replay;
 mod replica;
+mod rights;
 mod scalar;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -89,6 +92,7 @@ pub use datafile::{
     ColumnStatistics, DatafileMeta, ORDINAL_COLUMN, ORDINAL_FIELD_ID, SEQ_COLUMN, SEQ_FIELD_ID, WriteRequest,
     write_datafile,
 };
+pub use dead_letter::{DeadLetter, Divergence};
 pub use engine::{Engine, EngineSeams, MemoryStatus, ReplicationSwitches, StartReport};
 pub use error::{EngineError, Result};
 pub use history::{EpochEntry, HistoryInfo};
@@ -99,6 +103,7 @@ pub use part::{decode_part, encode_part};
 pub use partition::{PartitionKey, PartitionScheme};
 pub use repair::{RepairInstall, RepairManifest, RepairSource, RepairTable};
 pub use replica::{Applied, Applier, Prepared};
+pub use rights::{GrantedRight, Right};
 pub use store::open_store;
 pub use subscriptions::{Subscribed, SubscriptionStatus};
 pub use table::{

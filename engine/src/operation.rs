@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position};
 
-use crate::{EngineError, EpochEntry, Result, Table};
+use crate::{EngineError, EpochEntry, Result, Right, Table};
 
 /// Longest body, bytes: a table of 4096 columns with the longest names takes less.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -85,6 +85,17 @@ pub enum SystemFact {
         name: String,
         /// Name of the primary cluster.
         primary: String,
+    },
+    /// A user was given a right in a database, or it was taken away.
+    Right {
+        /// Who.
+        user: String,
+        /// Database name.
+        database: String,
+        /// Which.
+        right: Right,
+        /// Given or taken.
+        granted: bool,
     },
     /// A history ended with DROP DATABASE.
     Ended {

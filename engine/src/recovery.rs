@@ -12,6 +12,7 @@ use crate::{
     StartReport, TableVersion, background,
     config::planted,
     database::Database,
+    dead_letter::Letters,
     engine::Parts,
     garbage::{self, Garbage},
     manifest::{HistoryState, Manifest, ManifestState},
@@ -60,6 +61,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
         }
         None => None,
     };
+    let letters = Letters::new(disk.clone(), &config.data_dir);
     let (garbage, garbage_receiver) = Garbage::new();
     let system = restore_system(&state);
     let engine = Arc::new(Engine::assemble(Parts {
@@ -71,6 +73,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
         manifest,
         space,
         store,
+        letters,
         system,
         garbage,
         flushed: state.flushed,
@@ -87,6 +90,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     engine.restore_pins(&state).await;
     engine.free_flushed(&state).await;
     remove_strangers(&engine, &named).await;
+    engine.clean_letters().await;
     let version = engine.version();
     let stopped = version.databases().filter_map(|database| Some((database.name.clone(), database.stopped.clone()?)));
     report.stopped = stopped.collect();
@@ -194,6 +198,7 @@ pub(crate) fn restore_version(engine: &Engine, history: &HistoryState) -> Result
         restart_seq: history.restart_seq,
         commit_time: history.commit_time,
         epochs: history.epochs.clone(),
+        skipped: Arc::new(history.skipped.iter().map(|letter| (letter.seq, letter.clone())).collect()),
         tables,
         names,
         next_table: history.next_table,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tailrace_wal::{Frame, Lsn, RecordKind, Seq};
 
 use crate::{
-    CreateDatabase, Engine, EngineError, Operation, Result,
+    CreateDatabase, DatabaseVersion, DeadLetter, Engine, EngineError, Operation, Result,
     commit::ended_fact,
     config::planted,
     database::Database,
@@ -189,10 +189,19 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         check_continues(&version.position, frame)?;
-        let (mut effects, directories, bytes) = if frame.skipped {
-            (Vec::new(), vec![frame.payload.directory.clone()], frame.payload.encoded_len() as u64)
+        let (mut effects, directories, bytes, skipped) = if frame.skipped {
+            let letter = self.letter(&version, frame, &fragments);
+            let payloads = fragments.iter().map(|fragment| &fragment.payload).chain([&frame.payload]);
+            (
+                Vec::new(),
+                payloads.map(|payload| payload.directory.clone()).collect(),
+                letter.bytes,
+                Some(Box::new(letter)),
+            )
         } else {
-            assemble(&version, header, &frame.payload, None, fragments, Origin::Log)?
+            let (effects, directories, bytes) =
+                assemble(&version, header, &frame.payload, None, fragments, Origin::Log)?;
+            (effects, directories, bytes, None)
         };
         for fragment in self.aborted.drain(..) {
             effects.extend(decode_effects(&version, &fragment.payload, Origin::Log)?);
@@ -207,7 +216,7 @@ impl<'a> Replay<'a> {
                 effects,
                 directories,
                 bytes,
-                skipped: frame.skipped,
+                skipped,
             }],
         );
         self.replayed += 1;
@@ -220,6 +229,20 @@ impl<'a> Replay<'a> {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl Replay<'_> {
+    /// What was said when the transaction was skipped. Where that cannot be read, what its record says.
+    fn letter(&self, version: &DatabaseVersion, frame: &Frame, fragments: &[HeldFragment]) -> DeadLetter {
+        self.engine.letters.describe(frame.header.history, frame.header.seq).unwrap_or_else(|error| {
+            tracing::error!(database = version.name, task = %frame.header.seq, %error, "a dead letter is not there");
+            let fragments = fragments.iter().map(|fragment| (fragment.header, fragment.payload.clone()));
+            let records: Vec<_> = fragments.chain([(frame.header, frame.payload.clone())]).collect();
+            let reason = format!("unknown: {error}");
+            let letter = DeadLetter::of(version, &records, &reason, self.engine.clock.now());
+            DeadLetter { discarded: true, ..letter }
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use tailrace_wal::{
 };
 
 use crate::{
-    DatabaseVersion, Engine, EngineError, Result, Role, SchemaVersion, SystemFact, TableId, TaskInfo,
+    DatabaseVersion, DeadLetter, Engine, EngineError, Operation, Result, Role, SystemFact, TaskInfo,
     apply::{Changes, apply},
     check_name,
     commit::ended_fact,
@@ -30,8 +30,10 @@ pub struct Applier {
 pub struct Prepared {
     header: HistoryHeader,
     payload: Payload,
-    /// `None` where the tables of a fragment are not there now: its commit decides.
+    /// `None` where a fragment cannot be decoded now: its commit decides.
     effects: Option<Vec<Effect>>,
+    /// A commit that is to be left out.
+    skip: Option<Box<DeadLetter>>,
 }
 
 impl Prepared {
@@ -58,6 +60,14 @@ impl Applier {
     /// Which history.
     pub fn history(&self) -> HistoryId {
         self.database.id
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.database.name
     }
 
     /// Where it stands here: applied position, and where a feed has to start (`Open` sends both).
@@ -113,14 +123,11 @@ impl Applier {
                     return Ok(None);
                 }
                 drop(held);
-                match decode_effects(&version, &payload, Origin::Peer) {
-                    Ok(effects) if effects.iter().any(Effect::is_ddl) => {
-                        return Err(invalid("DDL in a fragment"));
-                    }
-                    Ok(effects) => Some(effects),
-                    Err(error) if tables_known(&version, &payload) => return Err(error),
-                    Err(_) => None,
-                }
+                // One that cannot be taken is held all the same: what fails, or is skipped, is its transaction, which
+                // has a seq once it commits.
+                decode_effects(&version, &payload, Origin::Peer)
+                    .ok()
+                    .filter(|effects| !effects.iter().any(Effect::is_ddl))
             }
             RecordKind::Abort => {
                 let over = header.seq < here && complete_from == Seq::ZERO;
@@ -131,7 +138,37 @@ impl Applier {
                 Some(Vec::new())
             }
         };
-        Ok(Some(Prepared { header, payload, effects }))
+        Ok(Some(Prepared { header, payload, effects, skip: None }))
+    }
+
+    /// Leaves a transaction out that could not be taken: it is appended verbatim and marked as skipped, its position
+    /// counts, what it does is kept as a [`crate::DeadLetter`], and the database is DIVERGED. The letter is durable
+    /// before the record is written. `reason`: why it is skipped. It must be the next one here, with all of its
+    /// fragments; the first and the last record of a history cannot be skipped. `None`: it is here already.
+    pub async fn skip(&self, header: HistoryHeader, payload: Payload, reason: String) -> Result<Option<Applied>> {
+        if header.history != self.database.id || header.payload_hash != payload.hash {
+            return Err(invalid("a record's header and payload or history do not belong together"));
+        }
+        if header.kind != RecordKind::Commit {
+            return Err(invalid("only a committed transaction can be skipped"));
+        }
+        let version = self.database.version();
+        if header.seq <= version.position.seq || self.database.applying.lock().ended {
+            return Ok(None);
+        }
+        let does = |operation: Operation| payload.directory.parts.iter().any(|part| part.operation == operation.code());
+        if header.seq == Seq(1) || does(Operation::CreateDatabase) || does(Operation::DropDatabase) {
+            return Err(EngineError::Invalid(format!(
+                "task {} begins or ends database {:?} and cannot be skipped; if the database is not wanted here, leave it \
+                 out of [replication.replica] databases",
+                header.seq, version.name
+            )));
+        }
+        // Its fragments are counted when it is committed.
+        let letter = DeadLetter::of(&version, &[(header, payload.clone())], &reason, self.engine.clock.now());
+        let prepared = Prepared { header, payload, effects: Some(Vec::new()), skip: Some(Box::new(letter)) };
+        let (engine, database) = (self.engine.clone(), self.database.clone());
+        self.engine.to_the_end(async move { engine.commit_run(database, vec![prepared]).await }).await.map(Some)
     }
 
     /// Appends a run of prepared records verbatim and applies them, in order, without waiting for the disk.
@@ -222,6 +259,9 @@ impl Engine {
         self.record_facts(vec![ended_fact(&database.version())]).await?;
         self.abort_held(&database).await;
         self.end_here(&database);
+        if !database.version().skipped.is_empty() {
+            self.forget_letters(database.id).await;
+        }
         Ok(())
     }
 
@@ -246,8 +286,10 @@ impl Engine {
         self.databases_changed();
     }
 
-    async fn commit_run(self: Arc<Self>, database: Arc<Database>, run: Vec<Prepared>) -> Result<Applied> {
+    async fn commit_run(self: Arc<Self>, database: Arc<Database>, mut run: Vec<Prepared>) -> Result<Applied> {
         let _one_at_a_time = database.following.lock().await;
+        // Nothing is held yet that others wait for.
+        self.write_letters(&database, &mut run).await?;
         self.memtable.room().await?;
         let latch = database.latch.read().await;
         let gate = self.gate.read().await;
@@ -269,6 +311,9 @@ impl Engine {
         let ended = database.applying.lock().ended;
         if ended {
             self.abort_held(&database).await;
+            if !after.skipped.is_empty() {
+                self.forget_letters(database.id).await;
+            }
             self.record_end(&database).await?;
         }
         if let Some(reason) = &after.stopped {
@@ -288,6 +333,25 @@ impl Engine {
         }
     }
 
+    /// Keeps what is to be skipped, durably, before its record is written: the log may be truncated.
+    async fn write_letters(&self, database: &Arc<Database>, run: &mut [Prepared]) -> Result<()> {
+        for Prepared { header, payload, skip, .. } in run {
+            let Some(letter) = skip else { continue };
+            let version = database.version();
+            check_continues(&version, header)?;
+            let fragments = database.held.lock().get(&transaction_key(header)).map(|held| held.fragments.clone());
+            let mut records: Vec<(HistoryHeader, Payload)> =
+                fragments.into_iter().flatten().map(|fragment| (fragment.header, fragment.payload)).collect();
+            check_fragments(header, payload, records.iter().map(|(_, payload)| payload.hash))?;
+            records.push((*header, payload.clone()));
+            **letter = DeadLetter::of(&version, &records, &letter.reason, letter.skipped_at);
+            let (letters, history, letter) = (self.letters.clone(), database.id, letter.clone());
+            let written = tokio::task::spawn_blocking(move || letters.write(history, &letter, &records)).await;
+            written.map_err(|_| EngineError::Closed)??;
+        }
+        Ok(())
+    }
+
     /// Appends records in order until one fails: what is written is the beginning of `steps`, and all of that is
     /// returned. A record that is in the log and not applied would be received again, and refused for ever.
     async fn append_steps(
@@ -304,7 +368,8 @@ impl Engine {
                 let entry = held.entry(transaction_key(&step.header));
                 entry.registration.get_or_insert_with(|| self.open.register(self.log.status().appended.next()));
             }
-            let record = VerbatimRecord { header: step.header, payload: step.payload.clone(), skipped: false };
+            let skipped = step.is_skipped();
+            let record = VerbatimRecord { header: step.header, payload: step.payload.clone(), skipped };
             match self.log.append_in_run(&run, record, Persistence::Async).await {
                 Ok(mut queued) => {
                     if self.config.is_by_hand() {
@@ -354,7 +419,7 @@ impl Engine {
                         effects: body.effects,
                         directories: body.directories,
                         bytes: body.bytes,
-                        skipped: false,
+                        skipped: body.skipped,
                     });
                 }
             }
@@ -380,6 +445,13 @@ struct Body {
     effects: Vec<Effect>,
     directories: Vec<tailrace_wal::Directory>,
     bytes: u64,
+    skipped: Option<Box<DeadLetter>>,
+}
+
+impl Step {
+    fn is_skipped(&self) -> bool {
+        matches!(&self.action, Action::Commit(body) if body.skipped.is_some())
+    }
 }
 
 fn check_followed(database: &Arc<Database>, version: &DatabaseVersion) -> Result<()> {
@@ -406,7 +478,7 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
     let mut steps = Vec::with_capacity(run.len());
     let mut early: Vec<(TransactionKey, HeldFragment)> = Vec::new();
     let mut forgotten: Vec<TransactionKey> = Vec::new();
-    for Prepared { header, payload, effects } in run {
+    for Prepared { header, payload, effects, skip } in run {
         let key = transaction_key(&header);
         let before = held.get(&key).filter(|_| !over.contains(&key));
         match header.kind {
@@ -474,10 +546,15 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                         steps.push(Step { header: fragment.header, payload: fragment.payload.clone(), action });
                     }
                 }
-                let (effects, directories, bytes) =
-                    assemble(&scratch, &header, &payload, effects, fragments, Origin::Peer)?;
-                advance(&mut scratch, &header, &effects)?;
-                let body = Body { effects, directories, bytes };
+                let body = match skip {
+                    Some(letter) => skipped_body(&payload, fragments, letter),
+                    None => {
+                        let (effects, directories, bytes) =
+                            assemble(&scratch, &header, &payload, effects, fragments, Origin::Peer)?;
+                        Body { effects, directories, bytes, skipped: None }
+                    }
+                };
+                advance(&mut scratch, &header, &body)?;
                 steps.push(Step { header, payload, action: Action::Commit(body) });
             }
         }
@@ -508,7 +585,8 @@ fn check_continues(version: &DatabaseVersion, header: &HistoryHeader) -> Result<
 }
 
 /// Moves the scratch version over a transaction: DDL in full, rows only as far as their tables are concerned.
-fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, effects: &[Effect]) -> Result<()> {
+fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, body: &Body) -> Result<()> {
+    let Body { effects, skipped, .. } = body;
     if header.seq == Seq(1) && !matches!(effects.first(), Some(Effect::CreateDatabase(_))) {
         return Err(invalid("a history does not begin with CREATE DATABASE"));
     }
@@ -518,7 +596,7 @@ fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, effects: &[Eff
             Effect::Append(append) => {
                 let table = scratch.table_by_id(append.table);
                 if table.is_none_or(|table| table.table.schema_version != append.schema_version) {
-                    return Err(invalid(&format!("rows are for table {}, which is not there any more", append.table)));
+                    return Err(invalid(&format!("rows for a table: {}", scratch.unusable_table(append.table))));
                 }
             }
             other => ddl.push(other.clone()),
@@ -534,17 +612,16 @@ fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, effects: &[Eff
             effects: ddl,
             directories: Vec::new(),
             bytes: 0,
-            skipped: false,
+            skipped: skipped.clone(),
         },
         &mut Changes::default(),
     )
     .map(drop)
 }
 
-/// Whether all tables that the parts name exist with the schema that they name.
-fn tables_known(version: &DatabaseVersion, payload: &Payload) -> bool {
-    payload.directory.parts.iter().all(|entry| {
-        let table = version.table_by_id(TableId(entry.table));
-        table.is_some_and(|table| table.table.schema_version == SchemaVersion(entry.schema_version))
-    })
+/// A transaction that is left out: nothing of it is decoded.
+fn skipped_body(payload: &Payload, fragments: Vec<HeldFragment>, letter: Box<DeadLetter>) -> Body {
+    let mut directories: Vec<_> = fragments.into_iter().map(|fragment| fragment.payload.directory).collect();
+    directories.push(payload.directory.clone());
+    Body { effects: Vec::new(), directories, bytes: letter.bytes, skipped: Some(letter) }
 }

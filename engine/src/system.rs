@@ -1,11 +1,11 @@
 //! The system history: this cluster's own facts, folded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tailrace_wal::{CommitTime, HistoryId, Lsn, Part, PartEntry, PartHash, Payload, Position, Seq};
 
 use crate::{
-    EpochEntry, Operation, ReplicationSwitches, Result, Role, SystemFact,
+    EpochEntry, GrantedRight, Operation, ReplicationSwitches, Result, Role, SystemFact,
     apply::fold_epoch,
     effect::invalid,
     operation::{decode_body, encode_body},
@@ -25,6 +25,7 @@ pub(crate) struct System {
     pub(crate) switches: ReplicationSwitches,
     replicated: BTreeMap<HistoryId, bool>,
     follows: BTreeMap<HistoryId, Follows>,
+    pub(crate) rights: BTreeSet<GrantedRight>,
     pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
     /// Since the last flush.
     pub(crate) moved: bool,
@@ -56,6 +57,7 @@ impl System {
             switches: ReplicationSwitches { primary: true, replica: true },
             replicated: BTreeMap::new(),
             follows: BTreeMap::new(),
+            rights: BTreeSet::new(),
             ended: BTreeMap::new(),
             moved: false,
         }
@@ -91,6 +93,14 @@ impl System {
             SystemFact::Follows { history, name, primary } => {
                 self.follows.insert(history, Follows { name, primary });
             }
+            SystemFact::Right { user, database, right, granted } => {
+                let of = GrantedRight { user, database, right };
+                if granted {
+                    self.rights.insert(of)
+                } else {
+                    self.rights.remove(&of)
+                };
+            }
             SystemFact::Ended { history, name, end, epochs } => {
                 self.replicated.remove(&history);
                 self.ended.insert(history, EndedHistory { name, end, epochs });
@@ -122,6 +132,12 @@ impl System {
         facts.extend(
             self.replicated.iter().map(|(history, on)| SystemFact::DatabaseReplication { history: *history, on: *on }),
         );
+        facts.extend(self.rights.iter().cloned().map(|GrantedRight { user, database, right }| SystemFact::Right {
+            user,
+            database,
+            right,
+            granted: true,
+        }));
         facts.extend(self.ended.iter().map(|(history, ended)| SystemFact::Ended {
             history: *history,
             name: ended.name.clone(),
@@ -185,6 +201,15 @@ mod tests {
             end: Position::start(ended),
             epochs: Vec::new(),
         });
+        let right = |database: &str, granted| SystemFact::Right {
+            user: "replicator".into(),
+            database: database.into(),
+            right: crate::Right::Ddl,
+            granted,
+        };
+        [right("market", true), right("other", true), right("other", false)]
+            .into_iter()
+            .for_each(|fact| system.fold(fact));
         let mut again = System::new(system.position.history);
         system.facts().into_iter().for_each(|fact| again.fold(fact));
         assert_eq!(again.facts(), system.facts());
@@ -192,5 +217,6 @@ mod tests {
         assert!(again.replicated(followed) && !again.replicated(ended));
         assert_eq!(again.switches, ReplicationSwitches { primary: true, replica: false });
         assert_eq!(again.ended.len(), 1);
+        assert_eq!(again.rights.iter().map(|right| right.database.as_str()).collect::<Vec<_>>(), ["market"]);
     }
 }

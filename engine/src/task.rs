@@ -28,6 +28,8 @@ pub struct TaskInfo {
     pub rows: u64,
     /// Payload bytes, fragments included.
     pub bytes: u64,
+    /// It was skipped on this node: its position counts, its changes do not.
+    pub skipped: bool,
 }
 
 /// Most partitions in a group; a transaction that would go beyond begins the next one. It bounds the fold's memory.

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Position, Seq};
 
 use crate::{
-    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableId, garbage::Garbage,
-    partition::DatafilePath,
+    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableId, dead_letter::Skipped,
+    garbage::Garbage, partition::DatafilePath,
 };
 
 /// All databases by name. Persistent, so that publishing one database copies only the path to it.
@@ -59,6 +59,8 @@ pub struct DatabaseVersion {
     pub commit_time: CommitTime,
     /// All epochs, oldest first.
     pub epochs: Vec<EpochEntry>,
+    /// What was skipped here and is not settled.
+    pub(crate) skipped: Arc<Skipped>,
     pub(crate) tables: rpds::HashTrieMapSync<TableId, Arc<TableVersion>>,
     pub(crate) names: rpds::HashTrieMapSync<String, TableId>,
     /// The id that the next CREATE TABLE takes: above all ids ever used.

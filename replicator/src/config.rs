@@ -48,6 +48,9 @@ pub struct FollowerConfig {
     pub databases: Option<Vec<String>>,
     /// Threads that decode and check records.
     pub apply_workers: usize,
+    /// User under whose name records are applied, with the rights that this cluster gives it; `None`: everything is
+    /// allowed.
+    pub apply_user: Option<String>,
     /// Certificates.
     pub tls: TlsConfig,
     /// First pause after a failed connection or task; doubles with jitter up to `backoff_max`.

@@ -38,5 +38,26 @@ pub enum ReplicationError {
     Engine(#[from] EngineError),
 }
 
+/// A request about replication that cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// What cannot be done, and why.
+    pub reason: String,
+    /// What would be right.
+    pub hint: Option<String>,
+}
+
+impl Refused {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
 /// Result of a replication call.
 pub type Result<T, E = ReplicationError> = std::result::Result<T, E>;

@@ -43,7 +43,7 @@ mod wire;
 extern crate self as tailrace_replicator;
 
 pub use config::{FollowerConfig, PublisherConfig, ReplicaGrant, TlsConfig};
-pub use error::{ReplicationError, Result};
+pub use error::{Refused, ReplicationError, Result};
 pub use follower::Follower;
 pub use publisher::{Publisher, ReplicaStage};
 pub use status::{

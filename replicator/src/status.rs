@@ -20,10 +20,12 @@ pub enum ReplicationState {
     Lost,
     /// A local database of that name is in the way.
     NameTaken,
+    /// It is followed, and is not its primary's: a task was skipped.
+    Diverged,
 }
 
 impl ReplicationState {
-    /// As shown: `ENABLED`, `DISABLED`, `STOPPED`, `FORKED`, `LOST`, `NAME TAKEN`.
+    /// As shown: `ENABLED`, `DISABLED`, `STOPPED`, `FORKED`, `LOST`, `NAME TAKEN`, `DIVERGED`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Enabled => "ENABLED",
@@ -32,6 +34,7 @@ impl ReplicationState {
             Self::Forked => "FORKED",
             Self::Lost => "LOST",
             Self::NameTaken => "NAME TAKEN",
+            Self::Diverged => "DIVERGED",
         }
     }
 }
@@ -116,6 +119,12 @@ pub struct FollowedDatabaseStatus {
     pub lag: Option<ReplicationLag>,
     /// For how long it has stood still with something to move on to, and what it is doing.
     pub stuck: Option<(Duration, &'static str)>,
+    /// Failures in a row of what fails now; 0: nothing does.
+    pub attempts: u32,
+    /// When it is tried again by itself; `None` when it is not, or nothing fails.
+    pub next_try: Option<CommitTime>,
+    /// The task that fails, which may be skipped.
+    pub failed_task: Option<Seq>,
 }
 
 /// On the replica: the cluster.
@@ -146,6 +155,8 @@ pub enum TaskState {
     Finished,
     /// Failed; details say why.
     Failed,
+    /// Left out by hand; details say why.
+    Skipped,
 }
 
 impl TaskState {
@@ -156,6 +167,7 @@ impl TaskState {
             Self::Executing => "EXECUTING",
             Self::Finished => "FINISHED",
             Self::Failed => "FAILED",
+            Self::Skipped => "SKIPPED",
         }
     }
 }

@@ -88,6 +88,23 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
         if replica.apply_workers == 0 {
             return refuse("replication.replica.apply_workers", "must be at least 1".to_owned());
         }
+        if replica.task_failures_max == 0 {
+            return refuse("replication.replica.task_failures_max", "must be at least 1".to_owned());
+        }
+        if replica.backoff_min.0.is_zero() || replica.backoff_min.0 > replica.backoff_max.0 {
+            return refuse(
+                "replication.replica.backoff_min",
+                format!(
+                    "= {}: it must be longer than zero and at most `backoff_max`, {}",
+                    replica.backoff_min, replica.backoff_max
+                ),
+            );
+        }
+        if let Some(user) = &replica.apply_user
+            && !is_name(user)
+        {
+            return refuse("replication.replica.apply_user", name_message(user));
+        }
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The sections of the settings file, with their defaults and what they cost.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -214,9 +217,19 @@ pub struct ReplicaSettings {
     /// Threads that decode and check what arrives. Default: as many as cores.
     #[serde(default = "cores")]
     pub apply_workers: usize,
-    /// Not supported yet.
-    #[serde(default, skip_serializing)]
-    pub apply_user: Option<NotYet>,
+    /// User under whose name transactions are applied here: it needs the rights `write` and `ddl` on their databases
+    /// (`CALL grant_right`). Default: everything is applied.
+    #[serde(default)]
+    pub apply_user: Option<String>,
+    /// Failures of one task after which its database is STOPPED. Default 30.
+    #[serde(default = "task_failures_max")]
+    pub task_failures_max: u32,
+    /// First pause after a failure of a task or of the connection; it doubles, with jitter. Default 100 ms.
+    #[serde(default = "backoff_min")]
+    pub backoff_min: Span,
+    /// Longest pause. Default 10 s.
+    #[serde(default = "backoff_max")]
+    pub backoff_max: Span,
 }
 
 /// A setting whose name is reserved: any value is refused, so that nobody relies on one that does nothing.
@@ -297,6 +310,18 @@ impl<'de> Deserialize<'de> for NotYet {
 
 fn data_dir() -> PathBuf {
     PathBuf::from("data")
+}
+
+fn task_failures_max() -> u32 {
+    30
+}
+
+fn backoff_min() -> Span {
+    Span(Duration::from_millis(100))
+}
+
+fn backoff_max() -> Span {
+    Span(Duration::from_secs(10))
 }
 
 fn cores() -> usize {

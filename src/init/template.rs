@@ -59,6 +59,10 @@ key = "tls/node.key"
 # primary_addresses = ["primary.example.org:7443"]
 # databases = ["market"]            # default: all that are replicated
 # apply_workers = 2                 # default: as many as cores
+# apply_user = "replicator"         # applies as this user, with the rights it has here; default: everything is allowed
+# task_failures_max = 30            # failures of a task after which its database is STOPPED …
+# backoff_min = "100ms"             # … with pauses between them that double, with jitter …
+# backoff_max = "10s"               # … up to this
 "#
     )
 }

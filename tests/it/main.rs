@@ -13,8 +13,12 @@ mod lag;
 mod offline;
 mod psql;
 mod replicate;
+mod states;
 mod stop_and_start;
 mod synchronous;
 mod tail;
 mod topologies;
+#[allow(dead_code, reason = "shared with the tests of faults")]
+#[path = "../chaos/volume.rs"]
+mod volume;
 mod wal;

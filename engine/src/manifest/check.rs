@@ -26,6 +26,9 @@ impl ManifestState {
 
 impl HistoryState {
     fn check(&self) -> Result<(), String> {
+        if let Some(letter) = self.skipped.iter().find(|letter| letter.seq > self.position.seq) {
+            return Err(format!("task {} was skipped, and the history stands at {}", letter.seq, self.position.seq));
+        }
         let (mut names, mut rows) = (BTreeSet::new(), 0_u64);
         for (id, TableState { table, partitions }) in &self.tables {
             table.check().map_err(|error| error.to_string())?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, PinKey, Position, Seq};
 
 use super::HistoryState;
-use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId};
+use crate::{DatafileMeta, DeadLetter, EpochEntry, PartitionKey, SystemFact, Table, TableId};
 
 /// One change of the manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +16,20 @@ pub(crate) enum Edit {
     Install(Box<HistoryState>),
     /// Where the pins stand; they are restored at the next start.
     Pins(Vec<PinRecord>),
+    /// A dead letter was applied or given up.
+    Settle(Box<SettleEdit>),
+}
+
+/// What a history lacks from now on, and the rows of a task that was skipped and is applied now. The history is at its
+/// last flush.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SettleEdit {
+    pub(crate) history: HistoryId,
+    /// All that was skipped and is not settled.
+    pub(crate) skipped: Vec<DeadLetter>,
+    /// New datafiles.
+    pub(crate) added: Vec<(TableId, PartitionKey, DatafileMeta)>,
 }
 
 /// A flush. Histories that did not move are not in it.
@@ -53,6 +67,9 @@ pub(crate) struct FlushedHistory {
     /// New idempotency keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<KeyRecord>,
+    /// All that was skipped and is not settled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<DeadLetter>,
 }
 
 /// A transaction that had an idempotency key.

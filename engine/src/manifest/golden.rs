@@ -106,6 +106,7 @@ async fn write(node: &Path) {
             commit_time: CommitTime(1_673_170_200_000_000),
             rows: 100,
         }],
+        skipped: Vec::new(),
     };
     let system = FlushedHistory {
         id: state.system,
@@ -314,8 +315,8 @@ async fn manifest_of(version: u32, operation: u16, body: &'static [u8]) -> tempf
 async fn other_versions_and_unknown_fields_are_refused_by_name() {
     let pins: &[u8] = br#"{"pins":[]}"#;
     for (version, operation, body, wanted) in [
-        (2, EDIT, pins, "format version 2, this version reads up to 1"),
-        (2, CHECKPOINT, b"of a later version", "format version 2, this version reads up to 1"),
+        (3, EDIT, pins, "format version 3, this version reads up to 2"),
+        (3, CHECKPOINT, b"of a later version", "format version 3, this version reads up to 2"),
         (0, EDIT, pins, "pre-release format 0"),
         (1, 9, pins, "neither edit nor checkpoint"),
         (1, EDIT, br#"{"grants":[]}"#, "grants"),

@@ -13,7 +13,7 @@ pub(crate) mod fuzz;
 mod golden;
 mod state;
 
-pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord};
+pub(crate) use edit::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord, SettleEdit};
 pub use facts::{DatabaseFacts, ManifestFacts};
 pub(crate) use state::{HistoryState, ManifestState, TableState};
 
@@ -39,8 +39,8 @@ const NODE: NodeId = NodeId([0; 16]);
 /// Operation codes of parts.
 const EDIT: u16 = 1;
 const CHECKPOINT: u16 = 2;
-/// Version of the documents, in the schema version of their parts.
-const FORMAT_VERSION: u32 = 1;
+/// Version of the documents that are written, in the schema version of their parts; older ones from 1 on are read.
+const FORMAT_VERSION: u32 = 2;
 
 /// How a manifest is cut up.
 #[derive(Debug, Clone, Copy)]
@@ -345,8 +345,8 @@ impl Folding {
 /// Refuses a document of another format.
 fn check_version(dir: &Path, found: u32) -> Result<()> {
     match found {
-        FORMAT_VERSION => Ok(()),
         0 => Err(LogError::PreReleaseFormat { path: dir.into() }.into()),
+        1..=FORMAT_VERSION => Ok(()),
         _ => Err(LogError::UnknownFormat { path: dir.into(), found, known: FORMAT_VERSION }.into()),
     }
 }
@@ -394,6 +394,7 @@ mod tests {
             added: Vec::new(),
             system_facts: Vec::new(),
             keys: Vec::new(),
+            skipped: Vec::new(),
         }
     }
 

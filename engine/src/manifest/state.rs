@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, NodeId, Position, Seq};
 
-use super::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord};
-use crate::{DatafileMeta, EpochEntry, PartitionKey, SystemFact, Table, TableId, keys::KEYS_KEPT};
+use super::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord, SettleEdit};
+use crate::{DatafileMeta, DeadLetter, EpochEntry, PartitionKey, SystemFact, Table, TableId, keys::KEYS_KEPT};
 
 /// A node's physical facts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub(crate) struct HistoryState {
     /// Its latest idempotency keys, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<KeyRecord>,
+    /// What was skipped in it and is not settled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<DeadLetter>,
 }
 
 /// A table with its datafiles.
@@ -78,6 +81,13 @@ impl ManifestState {
                 self.histories.insert(history.id, *history);
             }
             Edit::Pins(pins) => self.pins = pins,
+            Edit::Settle(edit) => {
+                let SettleEdit { history, skipped, added } = *edit;
+                if let Some(history) = self.histories.get_mut(&history) {
+                    history.skipped = skipped;
+                    add_files(&mut history.tables, added);
+                }
+            }
         }
     }
 }
@@ -92,11 +102,7 @@ impl HistoryState {
             let partitions = held.remove(&table.id).map(|held| held.partitions).unwrap_or_default();
             tables.insert(table.id, TableState { table, partitions });
         }
-        for (table, key, meta) in moved.added {
-            if let Some(table) = tables.get_mut(&table) {
-                table.partitions.entry(key).or_default().push(meta);
-            }
-        }
+        add_files(&mut tables, moved.added);
         Self {
             id: moved.id,
             name: moved.name,
@@ -110,6 +116,15 @@ impl HistoryState {
             tables,
             system_facts: moved.system_facts,
             keys,
+            skipped: moved.skipped,
+        }
+    }
+}
+
+fn add_files(tables: &mut BTreeMap<TableId, TableState>, added: Vec<(TableId, PartitionKey, DatafileMeta)>) {
+    for (table, key, meta) in added {
+        if let Some(table) = tables.get_mut(&table) {
+            table.partitions.entry(key).or_default().push(meta);
         }
     }
 }

@@ -159,6 +159,8 @@ impl RepairInstall {
             tables,
             system_facts: Vec::new(),
             keys: Vec::new(),
+            // Whatever was skipped is in the files.
+            skipped: Vec::new(),
         }
     }
 }
@@ -218,6 +220,7 @@ impl Engine {
             return Err(wrong(format!("database {:?} was dropped here meanwhile", database.name)));
         }
         check_replaceable(&database.version())?;
+        let any_skipped = !database.version().skipped.is_empty();
         // The floor must not outlive the records below it: their numbers would be given again.
         let floor = self.log.status().appended;
         self.sync_upto(floor).await?;
@@ -234,6 +237,9 @@ impl Engine {
         database.held.lock().clear();
         let retired = database.replace(version.clone(), floor, |version, ended| self.publish(version, ended));
         retired.iter().for_each(|file| file.mark_obsolete());
+        if any_skipped {
+            self.forget_letters(database.id).await;
+        }
         self.applied_changed();
         self.databases_changed();
         tracing::info!(

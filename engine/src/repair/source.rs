@@ -57,6 +57,13 @@ impl Engine {
         // No flush from here on: what the manifest names is in the version, or retired and waiting for the next one.
         let _flushing = self.flushing.lock().await;
         let state = self.manifest.history(history).await.ok_or_else(unknown)?;
+        if !state.skipped.is_empty() {
+            let why = database.version().divergence().map(|divergence| divergence.reason).unwrap_or_default();
+            return Err(EngineError::Invalid(format!(
+                "database {:?} is DIVERGED here and serves no repair: {why}; CALL repair_database('{}') here first",
+                database.name, database.name
+            )));
+        }
         let mut held: HashMap<String, Arc<Datafile>> = HashMap::new();
         {
             let applying = database.applying.lock();

@@ -5,6 +5,7 @@ mod basic;
 mod changes;
 mod corpus;
 mod ddl;
+mod dead_letters;
 mod faults;
 mod flush;
 mod full_disk;

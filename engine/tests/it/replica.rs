@@ -7,12 +7,12 @@ use tailrace_wal::{Frame, HistoryId, RecordKind, Seq};
 
 use crate::support::*;
 
-fn market_id(engine: &Engine) -> HistoryId {
+pub(crate) fn market_id(engine: &Engine) -> HistoryId {
     engine.version().database("market").unwrap().id
 }
 
 /// Every durable record of a history after `after`.
-async fn records(engine: &Engine, history: HistoryId, after: Seq) -> Vec<Frame> {
+pub(crate) async fn records(engine: &Engine, history: HistoryId, after: Seq) -> Vec<Frame> {
     engine.log().sync().await.unwrap();
     let mut tail = engine.log().tail(history, after).unwrap();
     let mut found = Vec::new();
@@ -23,7 +23,7 @@ async fn records(engine: &Engine, history: HistoryId, after: Seq) -> Vec<Frame> 
 }
 
 /// Feeds records one by one; `None` where a record was a duplicate.
-async fn feed(applier: &Applier, frames: &[Frame]) -> Vec<Option<Applied>> {
+pub(crate) async fn feed(applier: &Applier, frames: &[Frame]) -> Vec<Option<Applied>> {
     let mut done = Vec::new();
     for frame in frames {
         done.push(match applier.prepare(frame.header, frame.payload.clone()).unwrap() {
@@ -34,13 +34,13 @@ async fn feed(applier: &Applier, frames: &[Frame]) -> Vec<Option<Applied>> {
     done
 }
 
-async fn catch_up(from: &Arc<Engine>, applier: &Applier) -> usize {
+pub(crate) async fn catch_up(from: &Arc<Engine>, applier: &Applier) -> usize {
     let (_, restart) = applier.position();
     let frames = records(from, applier.history(), restart).await;
     feed(applier, &frames).await.into_iter().flatten().count()
 }
 
-async fn assert_equal(a: &Arc<Engine>, b: &Arc<Engine>) {
+pub(crate) async fn assert_equal(a: &Arc<Engine>, b: &Arc<Engine>) {
     let (left, right) = (a.version(), b.version());
     let (one, two) = (left.database("market").unwrap(), right.database("market").unwrap());
     assert_eq!((one.position, one.commit_time, &one.epochs), (two.position, two.commit_time, &two.epochs));

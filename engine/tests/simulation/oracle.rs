@@ -1,6 +1,9 @@
 //! What must be there: every history as it was acknowledged, and what a crash may leave of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tailrace_engine::{DatabaseVersion, Engine};
@@ -73,8 +76,13 @@ impl History {
 
     /// After the first `count` transactions.
     pub(crate) fn contents(&self, count: usize) -> Contents {
+        self.contents_without(count, &BTreeSet::new())
+    }
+
+    /// The same without some of them, by seq.
+    pub(crate) fn contents_without(&self, count: usize, skipped: &BTreeSet<u64>) -> Contents {
         let mut contents = Contents::new();
-        for commit in &self.commits[..count] {
+        for commit in self.commits[..count].iter().filter(|commit| !skipped.contains(&commit.position.seq.0)) {
             match &commit.change {
                 Change::Begin => {}
                 Change::End => contents.clear(),

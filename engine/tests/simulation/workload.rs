@@ -8,7 +8,7 @@ use crate::{
     world::{Done, Plan, World},
 };
 
-const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, planted: None };
+const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, skips: false, planted: None };
 
 #[test]
 fn what_was_acknowledged_is_there_after_anything() {
@@ -38,6 +38,26 @@ fn what_was_acknowledged_is_there_after_anything() {
         // Bits flip in the tests of the log alone: what is damaged below the durable mark is refused there.
         assert_eq!(counts.never_active(), [FaultClass::FlippedBit]);
         assert!(sum.repairs > 0 && sum.refused_runs > 0);
+    }
+}
+
+#[test]
+fn what_was_skipped_is_known_and_comes_back() {
+    let mut sum = Done::default();
+    let seeds = seeds(12);
+    for seed in seeds.clone() {
+        let plan = Plan { steps: 150, skips: true, ..PLAN };
+        let done = must("what_was_skipped_is_known_and_comes_back", seed, World::new(seed, plan).run());
+        sum.skips += done.skips;
+        sum.retries += done.retries;
+        sum.recoveries += done.recoveries;
+        sum.repairs += done.repairs;
+    }
+    let Done { skips, retries, recoveries, repairs, .. } = sum;
+    let count = seeds.end - seeds.start;
+    println!("{count} seeds: {skips} skips, {retries} retries, {recoveries} recoveries, {repairs} repairs");
+    if count >= 12 {
+        assert!(skips > 0 && retries > 0 && repairs > 0);
     }
 }
 

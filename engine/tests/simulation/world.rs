@@ -1,7 +1,9 @@
 //! A seeded workload on a primary and its replica, each on its own disk, checked against the oracle.
 
+mod skips;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -29,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) steps: usize,
     pub(crate) faults: bool,
     pub(crate) replica: bool,
+    /// The replica's operator skips tasks.
+    pub(crate) skips: bool,
     pub(crate) planted: Option<PlantedBug>,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct Done {
     pub(crate) repairs: u64,
     /// Runs of received records that found no space.
     pub(crate) refused_runs: u64,
+    pub(crate) skips: u64,
+    pub(crate) retries: u64,
 }
 
 /// A transaction that stays open over other steps.
@@ -61,6 +67,9 @@ pub(crate) struct World {
     /// Of the history that the replica follows: how far it is known to be durable there.
     replica_durable: Seq,
     following: Option<HistoryId>,
+    /// Of it: what was skipped and not retried, and what a retry may have taken.
+    skipped: BTreeSet<u64>,
+    unsure: Option<u64>,
     open: Vec<Open>,
     next_row: i64,
     next_key: u64,
@@ -95,6 +104,8 @@ impl World {
             replica: Node::new(seed ^ 0xb, plan.planted),
             replica_durable: Seq::ZERO,
             following: None,
+            skipped: BTreeSet::new(),
+            unsure: None,
             open: Vec::new(),
             next_row: 0,
             next_key: 0,
@@ -136,6 +147,12 @@ impl World {
             self.feed(true).await;
             self.restart_replica(End::PowerLoss).await;
             self.feed(true).await;
+            if self.plan.skips {
+                if let (Some(history), false) = (self.following, self.skipped.is_empty()) {
+                    self.repair(history).await;
+                }
+                assert_eq!(self.letter_files(), 0);
+            }
         }
         self.primary.end(End::PowerLoss, &mut self.random).await;
         self.replica.end(End::PowerLoss, &mut self.random).await;
@@ -212,6 +229,9 @@ impl World {
     }
 
     async fn operate(&mut self) {
+        if self.plan.skips && self.random.random_bool(0.25) {
+            return self.operate_replica().await;
+        }
         let live = self.known().live();
         if live.is_empty() {
             return self.create_database().await;
@@ -663,6 +683,7 @@ impl World {
         let (primary, replica) = (self.primary.engine(), self.replica.engine());
         if replica.history(history).is_some_and(|info| info.ended) {
             self.following = None;
+            self.skipped.clear();
             self.replica_durable = Seq::ZERO;
             return;
         }
@@ -695,6 +716,12 @@ impl World {
             drop(applier);
             return self.repair(history).await;
         };
+        if self.plan.skips {
+            self.replica.disk.heal();
+            drop((primary, replica));
+            let most = if all { usize::MAX } else { self.random.random_range(1..12) };
+            return self.feed_skipping(applier, tail, most).await;
+        }
         let fed = self.feed_from(&applier, tail, all).await;
         if let Err(error) = fed {
             drop((applier, primary, replica));
@@ -786,6 +813,7 @@ impl World {
             Err(EngineError::NotFound { .. }) => {
                 replica.drop_followed(history).await.unwrap();
                 self.following = None;
+                self.skipped.clear();
                 self.replica_durable = Seq::ZERO;
                 return;
             }
@@ -803,6 +831,7 @@ impl World {
         let position = install.install().await.unwrap();
         self.oracle.lock().unwrap().acknowledge(primary.log().status().durable);
         self.replica_durable = position.seq;
+        self.skipped.clear();
         self.done.repairs += 1;
         drop((source, primary, replica));
         self.check_replica().await;
@@ -824,7 +853,11 @@ impl World {
         assert_eq!(info.position, model.commits[seq.0 as usize - 1].position);
         if let Some(database) = replica.version().database("market").filter(|database| database.id == history) {
             assert_eq!(database.stopped, None);
-            assert_eq!(contents_of(&replica, database).await, model.contents(seq.0 as usize), "the replica's rows");
+            assert_eq!(
+                contents_of(&replica, database).await,
+                self.without_skipped(model, seq.0 as usize),
+                "the replica's rows"
+            );
         }
     }
 
@@ -852,6 +885,7 @@ impl World {
             assert_eq!(self.replica_durable, Seq::ZERO);
             self.following = None;
         }
+        self.skips_recovered();
         self.check_replica().await;
     }
 }

@@ -139,6 +139,14 @@ impl Board {
         }
     }
 
+    /// Says why a task that is done with was skipped.
+    pub(crate) fn skipped(&mut self, seq: Seq, reason: &str) {
+        let mut latest = self.finished.iter_mut().rev();
+        if let Some(task) = latest.find(|task| task.task.seq == seq && task.state == TaskState::Skipped) {
+            task.details = Some(reason.to_owned());
+        }
+    }
+
     /// Something that is no record was done: a repair, a drop.
     pub(crate) fn done(&mut self, info: TaskInfo, repair: bool, began: Duration, now: CommitTime, monotonic: Duration) {
         let mut task = self.entry(info, now, TaskState::Finished);
@@ -195,7 +203,8 @@ impl Board {
 
     /// A task with nothing known of its way here.
     fn unwitnessed(&self, info: TaskInfo) -> ReplicaTask {
-        let mut task = self.entry(info, CommitTime(0), TaskState::Finished);
+        let state = if info.skipped { TaskState::Skipped } else { TaskState::Finished };
+        let mut task = self.entry(info, CommitTime(0), state);
         task.received = None;
         task
     }
@@ -214,7 +223,7 @@ impl Board {
     }
 
     fn finish(&mut self, mut task: ReplicaTask, now: CommitTime, monotonic: Duration, cost: Duration) {
-        task.state = TaskState::Finished;
+        task.state = if task.task.skipped { TaskState::Skipped } else { TaskState::Finished };
         task.finished = Some(now);
         task.details = None;
         self.total.add(cost, task.task.group);
@@ -250,7 +259,7 @@ impl Board {
 
 /// A task that is no record of the history.
 pub(crate) fn special(seq: Seq, operation: Operation, commit_time: CommitTime) -> TaskInfo {
-    TaskInfo { seq, group: seq, operation, commit_time, tables: Vec::new(), rows: 0, bytes: 0 }
+    TaskInfo { seq, group: seq, operation, commit_time, tables: Vec::new(), rows: 0, bytes: 0, skipped: false }
 }
 
 fn describe(
@@ -275,5 +284,6 @@ fn describe(
         tables,
         rows: parts().map(|part| u64::from(part.rows)).sum(),
         bytes: parts().map(|part| u64::from(part.length)).sum(),
+        skipped: false,
     }
 }

@@ -1,10 +1,10 @@
 //! One followed database: opens its feed when it can, puts what arrives through the pipeline, says what it holds. Lives
 //! from the first time that it is heard of until it ends or the follower does; sessions come and go.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tailrace_engine::{Applier, EngineError, Operation, Role, TableId};
-use tailrace_wal::{LogError, Seq};
+use tailrace_engine::{Applier, EngineError, Operation, Right, Role, TableId};
+use tailrace_wal::{CommitTime, LogError, Seq};
 use tokio::sync::mpsc;
 
 use super::{
@@ -13,13 +13,13 @@ use super::{
     board::special,
     link::{Command, Event, Link, Records},
     pipeline::{OnStart, Pipeline, Step},
-    status::{Face, RETRY},
+    status::{Face, Failing, RETRY},
 };
 use crate::{ReplicationState, session::Outcome, wire::CloseCause};
 
 /// What a feed is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// To be opened as soon as there is a session and nothing is under way.
     Closed,
     /// Asked for, or open.
@@ -41,13 +41,21 @@ pub(crate) struct Database {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) link: Option<Link>,
     pub(super) applier: Option<Arc<Applier>>,
-    pipeline: Pipeline,
-    phase: Phase,
-    failures: u32,
+    pub(super) pipeline: Pipeline,
+    pub(super) phase: Phase,
+    pub(super) failures: u32,
+    /// The task that failed, if it was one.
+    pub(super) failed_task: Option<Seq>,
+    /// Tasks that are to be left out, with the reason.
+    pub(super) skips: BTreeMap<Seq, String>,
+    /// The right that the apply user lacked.
+    lacks: Option<Right>,
+    /// Somebody asked for a repair.
+    pub(super) repair_asked: bool,
     backoff: Backoff,
-    resume_at: Option<Duration>,
+    pub(super) resume_at: Option<Duration>,
     /// The last record was DROP DATABASE: nothing follows it.
-    ended: bool,
+    pub(super) ended: bool,
     pub(super) stopping: bool,
     on_start: OnStart,
 }
@@ -57,7 +65,7 @@ impl Database {
         let config = &shared.config;
         let board = face.clone();
         Self {
-            pipeline: Pipeline::new(shared.workers.clone()),
+            pipeline: Pipeline::new(shared.workers.clone(), config.apply_user.as_deref().map(Arc::from)),
             backoff: Backoff::new(config.backoff_min, config.backoff_max, shared.seed ^ u64::from(face.history.0[0])),
             shared,
             face,
@@ -66,6 +74,10 @@ impl Database {
             applier: None,
             phase: Phase::Closed,
             failures: 0,
+            failed_task: None,
+            skips: BTreeMap::new(),
+            lacks: None,
+            repair_asked: false,
             resume_at: None,
             ended: false,
             stopping: false,
@@ -84,6 +96,10 @@ impl Database {
                 self.finish();
                 return;
             }
+            if self.is_to_repair() {
+                self.repair_as_asked().await;
+                continue;
+            }
             self.open().await;
             let paused = self.paused() || self.stopping;
             self.face.set_activity(self.activity(paused));
@@ -93,9 +109,9 @@ impl Database {
                     Some(command) => self.handle(command).await,
                     None => self.stopping = true,
                 },
-                step = self.pipeline.next(self.applier.as_ref(), paused, &self.on_start) => self.step(step),
+                step = self.pipeline.next(self.applier.as_ref(), paused, &self.on_start, &self.skips) => self.step(step),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.resume_at = None,
-                _ = databases.changed(), if self.phase == Phase::NameTaken => self.phase = Phase::Closed,
+                _ = databases.changed(), if self.phase == Phase::NameTaken || self.lacks.is_some() => self.look_again(),
             }
         }
     }
@@ -114,6 +130,22 @@ impl Database {
         }
     }
 
+    /// What stood in the way may be gone: a database of the same name, a right that was lacking.
+    fn look_again(&mut self) {
+        if self.phase == Phase::NameTaken {
+            self.phase = Phase::Closed;
+        }
+        if self.lacks.is_some_and(|right| self.permitted(&[right]).is_ok()) {
+            self.retry();
+        }
+    }
+
+    /// Whether records are applied here under a name that has these rights.
+    fn permitted(&self, rights: &[Right]) -> Result<(), EngineError> {
+        let Some(user) = &self.shared.config.apply_user else { return Ok(()) };
+        self.shared.engine.check_rights(user, &self.face.name, rights)
+    }
+
     fn paused(&self) -> bool {
         self.resume_at.is_some() || matches!(self.phase, Phase::Blocked)
     }
@@ -122,6 +154,18 @@ impl Database {
     async fn open(&mut self) {
         let ready = self.phase == Phase::Closed && self.resume_at.is_none() && !self.ended && !self.stopping;
         let Some(link) = self.link.clone().filter(|_| ready && self.pipeline.is_idle()) else { return };
+        if !self.has_applier(&link).await {
+            return;
+        }
+        if let Some(applier) = &self.applier {
+            let (position, restart_seq) = applier.position();
+            self.phase = Phase::Open;
+            link.say(Event::Open { position, restart_seq });
+        }
+    }
+
+    /// Whether the database is here to be followed; it begins if it is new.
+    pub(super) async fn has_applier(&mut self, link: &Link) -> bool {
         if self.applier.is_none() {
             let followed = self.shared.engine.follow(self.face.history, &self.face.name, &link.primary).await;
             match followed {
@@ -131,15 +175,11 @@ impl Database {
                     self.face.set_acknowledged(position.seq);
                     self.applier = Some(applier);
                 }
-                Err(EngineError::AlreadyExists { .. }) => return self.name_taken(&link),
-                Err(error) => return self.fail(&error),
+                Err(EngineError::AlreadyExists { .. }) => self.name_taken(link),
+                Err(error) => self.fail(&error),
             }
         }
-        if let Some(applier) = &self.applier {
-            let (position, restart_seq) = applier.position();
-            self.phase = Phase::Open;
-            link.say(Event::Open { position, restart_seq });
-        }
+        self.applier.is_some()
     }
 
     async fn handle(&mut self, command: Command) {
@@ -162,6 +202,8 @@ impl Database {
             Command::Chunk(records) => self.chunk(records),
             Command::Progress { seq, behind_bytes } => self.face.heard(seq, behind_bytes, self.now()),
             Command::Retry => self.retry(),
+            Command::Skip { tasks, reply } => drop(reply.send(self.skip(tasks))),
+            Command::Repair { reply } => drop(reply.send(self.ask_for_repair())),
             Command::Stop => {
                 self.pipeline.clear();
                 self.stopping = true;
@@ -183,8 +225,10 @@ impl Database {
         if self.phase == Phase::Blocked { board.clear_waiting() } else { board.clear() }
     }
 
-    fn retry(&mut self) {
+    pub(super) fn retry(&mut self) {
         self.failures = 0;
+        self.failed_task = None;
+        self.lacks = None;
         self.backoff.reset();
         self.resume_at = None;
         if matches!(self.phase, Phase::Blocked | Phase::NameTaken) {
@@ -192,6 +236,8 @@ impl Database {
             self.pipeline.clear();
             self.face.board.lock().clear();
             self.enabled();
+        } else {
+            self.face.set_trying();
         }
     }
 
@@ -220,6 +266,7 @@ impl Database {
             Step::Prepared => {}
             Step::Applied { applied, chunks } => {
                 self.failures = 0;
+                (self.failed_task, self.lacks) = (None, None);
                 self.backoff.reset();
                 let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
                 let position = match &applied {
@@ -231,13 +278,19 @@ impl Database {
                 };
                 self.face.set_applied(position.seq, self.now());
                 let (tasks, ended) = applied.map_or_else(Default::default, |applied| (applied.tasks, applied.ended));
-                self.face.board.lock().applied(tasks, position.seq, now, monotonic);
+                let mut board = self.face.board.lock();
+                board.applied(tasks, position.seq, now, monotonic);
+                let later = self.skips.split_off(&position.seq.next());
+                for (seq, reason) in std::mem::replace(&mut self.skips, later) {
+                    board.skipped(seq, &reason);
+                }
+                drop(board);
                 self.ended |= ended;
                 let history = self.face.history;
                 if chunks > 0 {
                     self.say(Event::Consumed { history, chunks });
                 }
-                if self.phase == Phase::Open && self.face.state() != ReplicationState::Enabled {
+                if self.phase == Phase::Open && !self.face.is_well() {
                     self.enabled();
                 }
             }
@@ -247,7 +300,10 @@ impl Database {
                 let history = self.face.history;
                 self.say(Event::Acknowledge { history, durable: position.seq, applied, restart_seq });
             }
-            Step::Failed(error) => self.fail(&error),
+            Step::Failed(error) => {
+                self.failed_task = self.task_of(&error);
+                self.fail(&error);
+            }
         }
     }
 
@@ -295,8 +351,8 @@ impl Database {
     }
 
     fn forked(&mut self, reason: &str) {
-        let remedy = "decide which side is right; to take the primary's, start this replica with an empty data folder"
-            .to_owned();
+        let remedy =
+            format!("decide which side is right; to take the primary's: CALL repair_database('{}')", self.face.name);
         self.block(ReplicationState::Forked, reason.to_owned(), remedy);
     }
 
@@ -304,14 +360,28 @@ impl Database {
         self.pipeline.clear();
         self.drain().await;
         self.set_state(ReplicationState::Lost, Some(format!("{reason}; a repair runs")), None);
+        self.repair_now().await;
+    }
+
+    /// Runs a repair; what becomes of the database then is decided by how that went.
+    pub(super) async fn repair_now(&mut self) {
         let began = self.now();
+        self.failed_task = None;
+        // It puts rows and tables in place.
+        if let Err(error) = self.permitted(&Right::ALL) {
+            self.phase = Phase::Closed;
+            return self.fail(&error);
+        }
         let repaired = self.repair().await;
-        if self.phase == Phase::Open {
+        if self.phase != Phase::Unoffered {
             self.phase = Phase::Closed;
         }
         match repaired {
             Ok(position) => {
+                self.repair_asked = false;
                 self.failures = 0;
+                self.failed_task = None;
+                self.skips.clear();
                 self.backoff.reset();
                 self.face.set_applied(position.seq, self.now());
                 self.face.set_acknowledged(position.seq);
@@ -331,9 +401,9 @@ impl Database {
     }
 
     /// Waits until nothing is being committed.
-    async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
         while !self.pipeline.is_settled() {
-            let step = self.pipeline.next(self.applier.as_ref(), true, &self.on_start).await;
+            let step = self.pipeline.next(self.applier.as_ref(), true, &self.on_start, &self.skips).await;
             if matches!(step, Step::Failed(_)) {
                 return;
             }
@@ -345,7 +415,11 @@ impl Database {
         self.pipeline.clear();
         self.drain().await;
         let began = self.now();
-        match self.shared.engine.drop_followed(self.face.history).await {
+        let dropped = match self.permitted(&[Right::Ddl]) {
+            Ok(()) => self.shared.engine.drop_followed(self.face.history).await,
+            Err(error) => Err(error),
+        };
+        match dropped {
             Ok(()) => {
                 let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
                 let info = special(end, Operation::DropDatabase, now);
@@ -381,12 +455,27 @@ impl Database {
     }
 
     fn fail(&mut self, error: &EngineError) {
+        self.lacks = None;
         match error {
             EngineError::Forked(reason) => self.forked(reason),
             EngineError::Log(error @ LogError::Forked { .. }) => self.forked(&error.to_string()),
             EngineError::Closed => {
                 self.pipeline.clear();
                 self.stopping = true;
+            }
+            // As soon as it is granted, it goes on.
+            EngineError::NotPermitted { right, .. } => {
+                self.lacks = Some(*right);
+                self.fail_with(&error.to_string());
+            }
+            // Trying again changes nothing about these.
+            EngineError::Log(LogError::Poisoned { .. }) => {
+                let remedy = "put the disk right and restart this node".to_owned();
+                self.block(ReplicationState::Stopped, error.to_string(), remedy);
+            }
+            EngineError::DatabaseStopped { .. } => {
+                let remedy = format!("CALL repair_database('{}')", self.face.name);
+                self.block(ReplicationState::Stopped, error.to_string(), remedy);
             }
             // The record is whole and will be taken once there is space: nobody has to call for it.
             error if error.is_full() => {
@@ -404,7 +493,9 @@ impl Database {
         if self.failures >= most {
             let reason = format!("{reason} (failed {} times)", self.failures);
             self.face.board.lock().failed(&reason);
-            self.block(ReplicationState::Stopped, reason, RETRY.to_owned());
+            let remedy = self.remedy();
+            let failing = self.failing(None);
+            self.block_failing(ReplicationState::Stopped, reason, remedy.unwrap_or_else(|| RETRY.to_owned()), failing);
             return;
         }
         let pause = self.pause();
@@ -420,7 +511,25 @@ impl Database {
         } else {
             ReplicationState::Enabled
         };
-        self.set_state(state, Some(details), None);
+        let now = self.shared.engine.clock().now();
+        self.face.set_state(state, Some(details), self.remedy(), self.failing(Some(pause)), now);
+    }
+
+    /// What ends the failures other than waiting.
+    fn remedy(&self) -> Option<String> {
+        if let (Some(right), Some(user)) = (self.lacks, &self.shared.config.apply_user) {
+            return Some(format!("CALL grant_right('{user}', '{}', '{}')", self.face.name, right.name()));
+        }
+        // The first one begins the database.
+        let may_skip = self.failed_task.filter(|task| *task > Seq(1));
+        may_skip.map(|task| format!("{RETRY}, or {}", self.skip_statement(task)))
+    }
+
+    /// What fails, and after what pause it is tried again.
+    fn failing(&self, next: Option<Duration>) -> Failing {
+        let now = self.shared.engine.clock().now();
+        let after = |pause: Duration| CommitTime(now.0.saturating_add(pause.as_micros() as i64));
+        Failing { attempts: self.failures, next_try: next.map(after), task: self.failed_task }
     }
 
     fn pause(&mut self) -> Duration {
@@ -430,11 +539,16 @@ impl Database {
     }
 
     fn block(&mut self, state: ReplicationState, reason: String, remedy: String) {
+        self.block_failing(state, reason, remedy, Failing::default());
+    }
+
+    fn block_failing(&mut self, state: ReplicationState, reason: String, remedy: String, failing: Failing) {
         self.phase = Phase::Blocked;
         self.pipeline.clear();
         self.face.board.lock().clear_waiting();
         self.say(Event::CloseFeed { history: self.face.history });
-        self.set_state(state, Some(reason), Some(remedy));
+        let now = self.shared.engine.clock().now();
+        self.face.set_state(state, Some(reason), Some(remedy), failing, now);
     }
 
     fn finish(&mut self) {
@@ -444,12 +558,12 @@ impl Database {
         tracing::info!(database = self.face.name, history = %self.face.history, "a followed database ended");
     }
 
-    fn enabled(&self) {
+    pub(super) fn enabled(&self) {
         self.set_state(ReplicationState::Enabled, None, None);
     }
 
-    fn set_state(&self, state: ReplicationState, reason: Option<String>, remedy: Option<String>) {
-        self.face.set_state(state, reason, remedy, self.shared.engine.clock().now());
+    pub(super) fn set_state(&self, state: ReplicationState, reason: Option<String>, remedy: Option<String>) {
+        self.face.set_state(state, reason, remedy, Failing::default(), self.shared.engine.clock().now());
     }
 
     pub(super) fn say(&self, event: Event) {

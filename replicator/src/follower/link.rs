@@ -4,6 +4,7 @@ use tailrace_wal::{HistoryHeader, HistoryId, Payload, Position, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    Refused,
     session::Outcome,
     wire::{DataHeader, FeedNumber},
 };
@@ -41,6 +42,15 @@ pub(crate) enum Command {
     },
     /// Forget failures, try again.
     Retry,
+    /// Leave these tasks out. Answered once it is decided whether that is to be done.
+    Skip {
+        tasks: Vec<Seq>,
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
+    /// Take the primary's database as a whole. Answered like the above.
+    Repair {
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
     /// Finish what is being committed, then end.
     Stop,
 }

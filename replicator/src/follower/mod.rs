@@ -8,6 +8,7 @@ mod lag;
 mod link;
 mod pipeline;
 mod repair;
+mod skip;
 mod status;
 mod workers;
 
@@ -159,10 +160,12 @@ impl Follower {
             (connection.connected.clone(), connection.last_error.clone(), connection.disabled_since)
         };
         let disabled = (!enabled).then(|| (SWITCHED_OFF.to_owned(), RETRY.to_owned(), disabled_since));
-        let databases: Vec<_> = {
-            let now = self.shared.engine.clock().monotonic();
-            self.shared.faces().iter().filter_map(|face| face.show(disabled.as_ref(), now)).collect()
+        let (version, now) = (self.shared.engine.version(), self.shared.engine.clock().monotonic());
+        let shown = |face: &Arc<Face>| {
+            let here = version.database(&face.name).filter(|database| database.id == face.history);
+            face.show(disabled.as_ref(), here.and_then(|database| database.divergence()), now)
         };
+        let databases: Vec<_> = self.shared.faces().iter().filter_map(shown).collect();
         let all_stopped =
             !databases.is_empty() && databases.iter().all(|database| database.state == ReplicationState::Stopped);
         FollowerStatus {

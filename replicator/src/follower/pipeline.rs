@@ -1,6 +1,9 @@
 //! Received records on their way into a history: prepared in parallel, committed in runs, made durable in batches.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tailrace_engine::{Applied, Applier, EngineError, Operation, Prepared};
@@ -19,6 +22,8 @@ const INLINE_RECORDS: usize = 8;
 /// See the module. Nothing here waits: `next` says what happened.
 pub(crate) struct Pipeline {
     workers: Arc<Workers>,
+    /// Under whose name records are applied; `None`: everything is allowed.
+    user: Option<Arc<str>>,
     queue: VecDeque<Item>,
     /// Items at the queue's front that are being prepared or are prepared.
     started: usize,
@@ -28,8 +33,10 @@ pub(crate) struct Pipeline {
     ready: Vec<Prepared>,
     /// The item after the ready ones failed.
     failed: Option<EngineError>,
-    /// DDL is being prepared or committed; what follows it waits.
-    ddl: bool,
+    /// DDL, or a task that is left out, is being prepared or committed; what follows it waits.
+    alone: bool,
+    /// The ready item is to be left out, for this reason.
+    skip: Option<Skip>,
     committing: Option<BoxFuture<'static, Result<Option<Applied>, EngineError>>>,
     in_commit: Vec<Item>,
     syncing: Option<BoxFuture<'static, Result<(Position, Seq), EngineError>>>,
@@ -66,20 +73,25 @@ pub(crate) enum Step {
     Failed(EngineError),
 }
 
+/// A record that is left out, and why.
+type Skip = (HistoryHeader, Payload, String);
+
 /// Told when a worker takes the transactions of a range.
 pub(crate) type OnStart = Arc<dyn Fn(Seq, Seq, u32) + Send + Sync>;
 
 impl Pipeline {
-    pub(crate) fn new(workers: Arc<Workers>) -> Self {
+    pub(crate) fn new(workers: Arc<Workers>, user: Option<Arc<str>>) -> Self {
         Self {
             workers,
+            user,
             queue: VecDeque::new(),
             started: 0,
             preparing: FuturesOrdered::new(),
             ready_items: 0,
             ready: Vec::new(),
             failed: None,
-            ddl: false,
+            alone: false,
+            skip: None,
             committing: None,
             in_commit: Vec::new(),
             syncing: None,
@@ -136,15 +148,23 @@ impl Pipeline {
         self.ready_items = 0;
         self.ready.clear();
         self.failed = None;
-        self.ddl = false;
+        self.alone = false;
+        self.skip = None;
     }
 
     /// Starts what can be started and waits for the first thing to happen; for ever when nothing is under way.
     /// `paused`: nothing is started (after a failure). Cancel-safe.
-    pub(crate) async fn next(&mut self, applier: Option<&Arc<Applier>>, paused: bool, on_start: &OnStart) -> Step {
+    /// `skips`: tasks that are to be left out, with the reason.
+    pub(crate) async fn next(
+        &mut self,
+        applier: Option<&Arc<Applier>>,
+        paused: bool,
+        on_start: &OnStart,
+        skips: &BTreeMap<Seq, String>,
+    ) -> Step {
         if let Some(applier) = applier {
             if !paused {
-                self.prepare(applier, on_start);
+                self.prepare(applier, on_start, skips);
                 self.commit(applier);
                 if self.ready_items == 0
                     && self.committing.is_none()
@@ -175,15 +195,21 @@ impl Pipeline {
         }
     }
 
-    fn prepare(&mut self, applier: &Arc<Applier>, on_start: &OnStart) {
-        while !self.ddl && self.failed.is_none() && self.started < self.queue.len() {
+    fn prepare(&mut self, applier: &Arc<Applier>, on_start: &OnStart, skips: &BTreeMap<Seq, String>) {
+        while !self.alone && self.failed.is_none() && self.started < self.queue.len() {
             let mut batch = Vec::new();
             let mut bytes = 0;
             for item in self.queue.iter().skip(self.started) {
-                if is_ddl(&item.payload) {
-                    let alone = batch.is_empty() && self.started == 0 && self.committing.is_none();
-                    if alone {
-                        self.ddl = true;
+                let skip = skips.get(&item.header.seq).filter(|_| item.header.kind == RecordKind::Commit);
+                if skip.is_some() || is_ddl(&item.payload) {
+                    self.alone = batch.is_empty() && self.started == 0 && self.committing.is_none();
+                    if let Some(reason) = skip.filter(|_| self.alone) {
+                        self.skip = Some((item.header, item.payload.clone(), reason.clone()));
+                        self.started = 1;
+                        self.ready_items = 1;
+                        return;
+                    }
+                    if self.alone {
                         batch.push((item.header, item.payload.clone()));
                     }
                     break;
@@ -200,15 +226,19 @@ impl Pipeline {
             self.started += batch.len();
             let is_small = batch.len() <= INLINE_RECORDS && bytes <= INLINE_BYTES;
             if is_small && self.preparing.is_empty() {
-                let here = self.workers.run_here(|worker| prepare(applier, batch.clone(), worker, &**on_start));
+                let user = self.user.clone();
+                let prepare = |worker| prepare(applier, user.as_deref(), batch.clone(), worker, &**on_start);
+                let here = self.workers.run_here(prepare);
                 if let Some(batch) = here {
                     self.take(batch);
                     continue;
                 }
             }
             let (workers, applier, on_start) = (self.workers.clone(), applier.clone(), on_start.clone());
+            let user = self.user.clone();
             // Spawned, so that it runs whether or not somebody waits here.
-            let work = tokio::spawn(workers.run(move |worker| prepare(&applier, batch, worker, &*on_start)));
+            let work =
+                tokio::spawn(workers.run(move |worker| prepare(&applier, user.as_deref(), batch, worker, &*on_start)));
             let work = async move {
                 let stopped = || Batch { items: 0, prepared: Vec::new(), error: Some(EngineError::Closed) };
                 work.await.ok().flatten().unwrap_or_else(stopped)
@@ -232,9 +262,13 @@ impl Pipeline {
         self.ready_items = 0;
         self.commit_generation = self.generation;
         let run = std::mem::take(&mut self.ready);
+        let skip = self.skip.take();
         let applier = applier.clone();
         self.committing = Some(
             async move {
+                if let Some((header, payload, reason)) = skip {
+                    return applier.skip(header, payload, reason).await;
+                }
                 if run.is_empty() {
                     return Ok(None);
                 }
@@ -246,7 +280,7 @@ impl Pipeline {
 
     fn committed(&mut self, result: Result<Option<Applied>, EngineError>) -> Step {
         self.committing = None;
-        self.ddl = false;
+        self.alone = false;
         let current = self.commit_generation == self.generation;
         let items = std::mem::take(&mut self.in_commit);
         match result {
@@ -268,6 +302,7 @@ impl Pipeline {
 
 fn prepare(
     applier: &Applier,
+    user: Option<&str>,
     records: Vec<(HistoryHeader, Payload)>,
     worker: u32,
     on_start: &(dyn Fn(Seq, Seq, u32) + Send + Sync),
@@ -279,7 +314,8 @@ fn prepare(
     }
     let mut prepared = Vec::with_capacity(records.len());
     for (header, payload) in records {
-        match applier.prepare(header, payload) {
+        let permitted = user.map_or(Ok(()), |user| applier.check_rights(user, &header, &payload));
+        match permitted.and_then(|()| applier.prepare(header, payload)) {
             Ok(record) => prepared.push(record),
             Err(error) => return Batch { items: prepared.len(), prepared, error: Some(error) },
         }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tailrace_engine::Divergence;
 use tailrace_wal::{CommitTime, HistoryId, Seq};
+use tokio::sync::watch;
 
 use super::{
     board::{Board, Whose},
@@ -14,6 +16,9 @@ use crate::{FollowedDatabaseStatus, ReplicationState};
 /// Remedy that most conditions share.
 pub(crate) const RETRY: &str = "CALL start_cluster_replication()";
 
+/// Reason of a state while a repair that was asked for is waited for or runs.
+pub(crate) const REPAIRING: &str = "a repair that was asked for runs";
+
 /// A database as others see it.
 #[derive(Debug)]
 pub(crate) struct Face {
@@ -22,6 +27,7 @@ pub(crate) struct Face {
     pub(crate) board: Mutex<Board>,
     standing: Mutex<Standing>,
     lag: Mutex<(Lag, &'static str)>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -34,7 +40,16 @@ struct Standing {
     applied: Seq,
     acknowledged: Seq,
     primary_seq: Option<Seq>,
+    failing: Failing,
     ended: bool,
+}
+
+/// What fails, and how often it did.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failing {
+    pub(crate) attempts: u32,
+    pub(crate) next_try: Option<CommitTime>,
+    pub(crate) task: Option<Seq>,
 }
 
 impl Face {
@@ -53,18 +68,21 @@ impl Face {
                 applied,
                 acknowledged: applied,
                 primary_seq: None,
+                failing: Failing::default(),
                 ended: false,
             }),
+            changed: watch::Sender::new(()),
             board: Mutex::new(Board::new(whose, applied)),
         }
     }
 
-    /// Sets the state; `since` moves only when it changes.
+    /// Sets the state and what fails in it; `since` moves only when the state changes.
     pub(crate) fn set_state(
         &self,
         state: ReplicationState,
         reason: Option<String>,
         remedy: Option<String>,
+        failing: Failing,
         now: CommitTime,
     ) {
         let mut standing = self.standing.lock();
@@ -73,6 +91,74 @@ impl Face {
             tracing::info!(database = self.name, state = state.name(), reason, "replication of a database");
         }
         (standing.state, standing.reason, standing.remedy) = (state, reason, remedy);
+        standing.failing = failing;
+        drop(standing);
+        self.changed.send_replace(());
+    }
+
+    /// It is tried again: for now, nothing fails.
+    pub(crate) fn set_trying(&self) {
+        self.standing.lock().failing = Failing::default();
+        self.changed.send_replace(());
+    }
+
+    /// The task that fails, if one does.
+    pub(crate) fn failed_task(&self) -> Option<Seq> {
+        let standing = self.standing.lock();
+        standing.failing.task.filter(|_| !standing.ended)
+    }
+
+    /// Whether nothing is to be said of it.
+    pub(crate) fn is_well(&self) -> bool {
+        let standing = self.standing.lock();
+        standing.state == ReplicationState::Enabled && standing.reason.is_none()
+    }
+
+    /// Last transaction known at the primary.
+    pub(crate) fn primary_seq(&self) -> Option<Seq> {
+        self.standing.lock().primary_seq
+    }
+
+    /// Reason of its state.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.standing.lock().reason.clone()
+    }
+
+    /// Whether the history has ended.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.standing.lock().ended
+    }
+
+    /// Waits until `seq` is applied, or something fails, or it ends.
+    pub(crate) async fn settled(&self, seq: Seq) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let standing = self.standing.lock();
+                if standing.applied >= seq || standing.failing.attempts > 0 || standing.ended {
+                    return;
+                }
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a repair that was asked for is over.
+    pub(crate) async fn repaired(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let standing = self.standing.lock();
+                if standing.reason.as_deref() != Some(REPAIRING) || standing.ended {
+                    return;
+                }
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     pub(crate) fn state(&self) -> ReplicationState {
@@ -86,6 +172,8 @@ impl Face {
         standing.applied = seq;
         standing.acknowledged = standing.acknowledged.min(seq);
         standing.primary_seq = standing.primary_seq.map(|known| known.max(seq));
+        drop(standing);
+        self.changed.send_replace(());
     }
 
     pub(crate) fn set_acknowledged(&self, seq: Seq) {
@@ -127,6 +215,7 @@ impl Face {
 
     pub(crate) fn set_ended(&self) {
         self.standing.lock().ended = true;
+        self.changed.send_replace(());
     }
 
     /// Transactions known at the primary and not applied here.
@@ -136,9 +225,11 @@ impl Face {
     }
 
     /// As it is shown; `None` once it ended. `disabled`: why nothing is followed now.
+    /// `divergence`: why the copy is not its primary's.
     pub(crate) fn show(
         &self,
         disabled: Option<&(String, String, CommitTime)>,
+        divergence: Option<Divergence>,
         monotonic: Duration,
     ) -> Option<FollowedDatabaseStatus> {
         let standing = self.standing.lock().clone();
@@ -159,9 +250,21 @@ impl Face {
             primary_seq: standing.primary_seq,
             lag,
             stuck: self.stuck(monotonic),
+            attempts: standing.failing.attempts,
+            next_try: standing.failing.next_try,
+            failed_task: standing.failing.task,
         };
-        if let Some((reason, remedy, since)) = disabled
+        if let Some(Divergence { since, reason, remedy }) = divergence
             && shown.state == ReplicationState::Enabled
+        {
+            shown.state = ReplicationState::Diverged;
+            shown.since = since;
+            // What goes on besides is said first.
+            shown.reason = Some(shown.reason.map_or_else(|| reason.clone(), |now| format!("{now}; {reason}")));
+            shown.remedy = Some(shown.remedy.unwrap_or(remedy));
+        }
+        if let Some((reason, remedy, since)) = disabled
+            && matches!(shown.state, ReplicationState::Enabled | ReplicationState::Diverged)
         {
             shown.state = ReplicationState::Disabled;
             (shown.reason, shown.remedy, shown.since) = (Some(reason.clone()), Some(remedy.clone()), *since);

@@ -42,6 +42,7 @@ async fn a_name_must_be_that_of_the_certificate() {
         primary_addresses: vec!["127.0.0.1:1".into()],
         databases: None,
         apply_workers: 1,
+        apply_user: None,
         tls: site.tls.clone(),
         backoff_min: std::time::Duration::from_millis(1),
         backoff_max: std::time::Duration::from_millis(1),

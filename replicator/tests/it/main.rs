@@ -4,5 +4,6 @@
 mod admission;
 mod feeds;
 mod lifecycle;
+mod states;
 mod support;
 mod trouble;

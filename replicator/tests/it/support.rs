@@ -125,12 +125,27 @@ impl Site {
         self.follow_with(vec![primary.to_string()], None).await
     }
 
+    /// Applies under a user's name.
+    pub async fn follow_as(&self, primary: SocketAddr, user: &str) -> Arc<Follower> {
+        self.follow_in(vec![primary.to_string()], None, Some(user.to_owned())).await
+    }
+
     pub async fn follow_with(&self, addresses: Vec<String>, databases: Option<Vec<String>>) -> Arc<Follower> {
+        self.follow_in(addresses, databases, None).await
+    }
+
+    async fn follow_in(
+        &self,
+        addresses: Vec<String>,
+        databases: Option<Vec<String>>,
+        apply_user: Option<String>,
+    ) -> Arc<Follower> {
         let config = FollowerConfig {
             name: self.name.clone(),
             primary_addresses: addresses,
             databases,
             apply_workers: 2,
+            apply_user,
             tls: self.tls.clone(),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_millis(200),

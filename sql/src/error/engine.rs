@@ -37,6 +37,7 @@ impl From<EngineError> for SqlError {
             EngineError::Conflict(_) => Self::new("40001", text).hint("run the transaction again"),
             EngineError::TransactionAborted(_) => Self::new("25P03", text),
             EngineError::DatabaseStopped { .. } => Self::new("55000", text),
+            EngineError::NotPermitted { .. } => Self::new("42501", text),
             EngineError::Forked(_) => Self::new("XX001", text),
             EngineError::Indeterminate { .. } => unknown_outcome(text),
             EngineError::Log(log) => log.into(),

@@ -2,9 +2,13 @@
 
 mod arguments;
 mod cluster_replication;
+mod dead_letter;
 mod flush;
 mod forget_pin;
+mod repair_database;
+mod rights;
 mod set_database_for_cluster_replication;
+mod skip_cluster_replication_task;
 mod subscription;
 
 use datafusion::common::ScalarValue;
@@ -27,21 +31,33 @@ enum Procedure {
     AdvanceSubscription,
     CreateSubscription,
     DropSubscription,
+    DiscardDeadLetter,
     Flush,
     ForgetPin,
+    GrantRight,
+    RepairDatabase,
+    RetryDeadLetter,
+    RevokeRight,
     SetDatabaseForClusterReplication,
+    SkipClusterReplicationTask,
     StartClusterReplication,
     StopClusterReplication,
 }
 
 impl Procedure {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 14] = [
         Self::AdvanceSubscription,
         Self::CreateSubscription,
         Self::DropSubscription,
+        Self::DiscardDeadLetter,
         Self::Flush,
         Self::ForgetPin,
+        Self::GrantRight,
+        Self::RepairDatabase,
+        Self::RetryDeadLetter,
+        Self::RevokeRight,
         Self::SetDatabaseForClusterReplication,
+        Self::SkipClusterReplicationTask,
         Self::StartClusterReplication,
         Self::StopClusterReplication,
     ];
@@ -51,9 +67,15 @@ impl Procedure {
             Self::AdvanceSubscription => "advance_subscription",
             Self::CreateSubscription => "create_subscription",
             Self::DropSubscription => "drop_subscription",
+            Self::DiscardDeadLetter => "discard_dead_letter",
             Self::Flush => "flush",
             Self::ForgetPin => "forget_pin",
+            Self::GrantRight => "grant_right",
+            Self::RevokeRight => "revoke_right",
+            Self::RepairDatabase => "repair_database",
+            Self::RetryDeadLetter => "retry_dead_letter",
             Self::SetDatabaseForClusterReplication => "set_database_for_cluster_replication",
+            Self::SkipClusterReplicationTask => skip_cluster_replication_task::NAME,
             Self::StartClusterReplication => "start_cluster_replication",
             Self::StopClusterReplication => "stop_cluster_replication",
         }
@@ -65,14 +87,19 @@ impl Procedure {
             Self::AdvanceSubscription => subscription::ADVANCE,
             Self::CreateSubscription => subscription::CREATE,
             Self::DropSubscription => subscription::DROP,
+            Self::DiscardDeadLetter | Self::RetryDeadLetter => dead_letter::PARAMETERS,
             Self::ForgetPin => forget_pin::PARAMETERS,
+            Self::GrantRight | Self::RevokeRight => rights::PARAMETERS,
+            Self::RepairDatabase => repair_database::PARAMETERS,
+            // As many ids as are given: it looks at its arguments itself.
+            Self::SkipClusterReplicationTask => &[],
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
         }
     }
 }
 
 /// Procedures of the tutorials that are named here and come later.
-const LATER: [&str; 5] = ["skip_cluster_replication_task", "backup", "restore", "schedule_job", "wait_for"];
+const LATER: [&str; 4] = ["backup", "restore", "schedule_job", "wait_for"];
 
 /// Runs a procedure. `name` is in lower case unless it was quoted.
 pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
@@ -83,12 +110,23 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         let names = Procedure::ALL.map(Procedure::name);
         return Err(SqlError::new("42883", format!("procedure {name:?} does not exist")).did_you_mean(name, names));
     };
-    let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let instance = session.instance();
+    if procedure == Procedure::SkipClusterReplicationTask {
+        let notices = skip_cluster_replication_task::run(instance, arguments).await?;
+        return Ok(done(notices));
+    }
+    let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let notices = match procedure {
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
         Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
         Procedure::DropSubscription => subscription::drop(instance, &arguments).await?,
+        Procedure::DiscardDeadLetter => dead_letter::discard(instance, &arguments).await?,
+        Procedure::GrantRight => rights::set(instance, &arguments, true).await?,
+        Procedure::RevokeRight => rights::set(instance, &arguments, false).await?,
+        Procedure::RepairDatabase => repair_database::run(instance, &arguments).await?,
+        Procedure::RetryDeadLetter => dead_letter::retry(instance, &arguments).await?,
+        // Above.
+        Procedure::SkipClusterReplicationTask => Vec::new(),
         Procedure::Flush => flush::run(instance).await?,
         Procedure::ForgetPin => forget_pin::run(instance, &arguments).await?,
         Procedure::SetDatabaseForClusterReplication => {
@@ -97,6 +135,9 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::StartClusterReplication => cluster_replication::switch(instance, true).await?,
         Procedure::StopClusterReplication => cluster_replication::switch(instance, false).await?,
     };
-    let notices = notices.into_iter().map(Into::into).collect();
-    Ok(Outcome::Done { tag: "CALL".to_owned(), notices })
+    Ok(done(notices))
+}
+
+fn done(notices: Vec<String>) -> Outcome {
+    Outcome::Done { tag: "CALL".to_owned(), notices: notices.into_iter().map(Into::into).collect() }
 }

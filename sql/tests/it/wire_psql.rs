@@ -105,7 +105,9 @@ async fn errors_read_well() {
         ("SELECT * FROM get_master_replication_status()", "[replication.primary]"),
         ("CALL flus()", "did you mean \"flush\""),
         ("CALL set_database_for_cluster_replication('market')", "its signature is"),
-        ("CALL skip_cluster_replication_task(938)", "skip_cluster_replication_task"),
+        ("CALL skip_cluster_replication_task(938)", "not properly configured for the cluster"),
+        ("CALL skip_cluster_replication_task('market')", "its signature is skip_cluster_replication_task("),
+        ("CALL backup('x')", "not supported"),
         ("DELETE FROM bars", "not supported"),
     ] {
         let Some((out, error)) = psql(&served, "market", &[command]).await else { return };

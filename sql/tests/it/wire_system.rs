@@ -4,17 +4,19 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 17] = [
     "archive",
     "archive_gaps",
     "databases",
     "datafiles",
+    "dead_letters",
     "disk",
     "followed",
     "memory",
     "partitions",
     "pins",
     "replicas",
+    "rights",
     "settings",
     "subscriptions",
     "tables",

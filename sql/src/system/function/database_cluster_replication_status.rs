@@ -17,6 +17,9 @@ pub(super) const FUNCTION: Function = Function {
         ("state", Kind::Text),
         ("reason", Kind::Text),
         ("remedy", Kind::Text),
+        ("since", Kind::Time),
+        ("attempts", Kind::Int),
+        ("next_try", Kind::Time),
         ("last_task_id", Kind::Int),
     ],
     rows,
@@ -37,7 +40,27 @@ fn rows(context: &Context<'_>, _argument: Option<i64>, rows: &mut Rows) -> Resul
             state.state.into(),
             state.reason.into(),
             state.remedy.into(),
+            state.since.into(),
+            state.attempts.into(),
+            state.next_try.into(),
             database.position.seq.into(),
+        ]);
+    }
+    // Those that could not begin here: their name is another database's.
+    let followed = instance.follower.iter().flat_map(|follower| follower.status().databases);
+    for followed in followed.filter(|followed| !context.version.databases().any(|here| here.id == followed.history)) {
+        rows.push([
+            followed.database.into(),
+            true.into(),
+            "replica".into(),
+            followed.primary.into(),
+            followed.state.name().into(),
+            followed.reason.into(),
+            followed.remedy.into(),
+            followed.since.into(),
+            followed.attempts.into(),
+            followed.next_try.into(),
+            followed.applied.into(),
         ]);
     }
     Ok(())

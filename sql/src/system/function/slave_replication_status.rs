@@ -30,7 +30,12 @@ pub(super) const FUNCTION: Function = Function {
 
 fn rows(context: &Context<'_>, limit: Option<i64>, rows: &mut Rows) -> Result<()> {
     let tasks = follower(context)?.tasks();
-    for task in arrange(tasks, limit, |task| task.state == TaskState::Finished, |task| task.task.commit_time.0) {
+    for task in arrange(
+        tasks,
+        limit,
+        |task| matches!(task.state, TaskState::Finished | TaskState::Skipped),
+        |task| task.task.commit_time.0,
+    ) {
         rows.push([
             task.task.seq.into(),
             (&task.database).into(),

@@ -2,6 +2,7 @@
 
 use tailrace_engine::{DatabaseVersion, Role};
 use tailrace_replicator::ReplicationState;
+use tailrace_wal::CommitTime;
 
 use crate::Instance;
 
@@ -18,6 +19,12 @@ pub(crate) struct DatabaseState {
     pub(crate) reason: Option<String>,
     /// Statement or setting that remedies it.
     pub(crate) remedy: Option<String>,
+    /// Since when, where that is known.
+    pub(crate) since: Option<CommitTime>,
+    /// Failures in a row of what fails now.
+    pub(crate) attempts: u32,
+    /// When it is tried again by itself.
+    pub(crate) next_try: Option<CommitTime>,
 }
 
 /// The state of a database.
@@ -32,9 +39,13 @@ pub(crate) fn database_state(instance: &Instance, database: &DatabaseVersion) ->
         state: state.name(),
         reason,
         remedy,
+        since: None,
+        attempts: 0,
+        next_try: None,
     };
     if let Some(reason) = &database.stopped {
-        return make(ReplicationState::Stopped, Some(reason.clone()), None);
+        let remedy = primary.as_ref().map(|_| format!("CALL repair_database('{}')", database.name));
+        return make(ReplicationState::Stopped, Some(reason.clone()), remedy);
     }
     match &database.role {
         Role::Replica { .. } => {
@@ -45,7 +56,12 @@ pub(crate) fn database_state(instance: &Instance, database: &DatabaseVersion) ->
             let status = follower.status();
             let followed = status.databases.into_iter().find(|followed| followed.history == database.id);
             match followed {
-                Some(followed) => make(followed.state, followed.reason, followed.remedy),
+                Some(followed) => DatabaseState {
+                    since: Some(followed.since),
+                    attempts: followed.attempts,
+                    next_try: followed.next_try,
+                    ..make(followed.state, followed.reason, followed.remedy)
+                },
                 None => {
                     let reason = status.last_error.unwrap_or_else(|| "the primary was not heard of yet".to_owned());
                     make(status.state, Some(reason), None)

@@ -4,12 +4,14 @@ mod archive;
 mod archive_gaps;
 mod databases;
 mod datafiles;
+mod dead_letters;
 mod disk;
 mod followed;
 mod memory;
 mod partitions;
 mod pins;
 mod replicas;
+mod rights;
 mod settings;
 mod subscriptions;
 mod tables;
@@ -35,12 +37,14 @@ pub(super) const ALL: &[SystemTable] = &[
     archive_gaps::TABLE,
     databases::TABLE,
     datafiles::TABLE,
+    dead_letters::TABLE,
     disk::TABLE,
     followed::TABLE,
     memory::TABLE,
     partitions::TABLE,
     pins::TABLE,
     replicas::TABLE,
+    rights::TABLE,
     settings::TABLE,
     subscriptions::TABLE,
     tables::TABLE,
