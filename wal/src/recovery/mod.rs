@@ -26,6 +26,9 @@ use crate::{
 };
 use scan::{Scan, Window, read_frame, scan};
 
+/// How much is made certain at once where it is.
+const AGAIN_BYTES: usize = 1 << 20;
+
 /// What a log starts with.
 #[derive(Debug)]
 pub(crate) struct Recovered {
@@ -173,7 +176,7 @@ impl Recovering<'_> {
                 last.last
             )));
         }
-        self.seal(segment, scan)
+        self.seal(segment, &scan)
     }
 
     fn take_footer(&mut self, segment: &Found, footer: &Footer) -> Result<(), LogError> {
@@ -191,9 +194,10 @@ impl Recovering<'_> {
     }
 
     /// Cuts a segment behind the frames of `scan` and gives it its footer.
-    fn seal(&mut self, segment: &Found, scan: Scan) -> Result<(), LogError> {
+    fn seal(&mut self, segment: &Found, scan: &Scan) -> Result<(), LogError> {
         let Found { path, header, .. } = segment;
-        let state = SegmentState { last: scan.last.last, bytes: scan.end, sealed: true, histories: scan.histories };
+        let histories = scan.histories.clone();
+        let state = SegmentState { last: scan.last.last, bytes: scan.end, sealed: true, histories };
         let footer =
             footer::encode(scan.end, header.first, scan.last, scan.last.last, &scan.records, &state, header.salt);
         let file = self.disk.open(path, true).map_err(|error| io_error("open", path, error))?;
@@ -219,7 +223,7 @@ impl Recovering<'_> {
                 return Err(LogError::EndsBefore { end: footer.last.last, wanted: floor });
             }
             self.take_footer(&segment, footer)?;
-            return self.finish(footer.last, None, None);
+            return self.finish_sealed(&segment, footer.last, None);
         }
         let floor = if planted!(self.config, IgnoresFloor) { Lsn::ZERO } else { floor };
         let before = self.folds.clone();
@@ -263,31 +267,80 @@ impl Recovering<'_> {
             durable = durable.max(whole.last.last);
         }
         if durable >= whole.last.last && whole.last.last >= segment.header.first {
-            self.seal(&segment, whole)?;
-            let last = self.segments.values().next_back().map_or(Lsn::ZERO, |segment| segment.last());
-            return self.finish_after(&segment, last, torn);
+            return match self.seal(&segment, &whole) {
+                Ok(()) => self.finish_sealed(&segment, whole.last, torn),
+                Err(error) if error.is_full() => self.finish_unsealed(segment, whole, torn),
+                Err(error) => Err(error),
+            };
         }
         // Records above `durable` may be in the page cache alone.
-        self.folds = before;
+        let after = std::mem::replace(&mut self.folds, before);
         let kept = scan(&segment.path, &*segment.file, &segment.header, self.config, durable, &mut self.folds)?;
-        let rewritten = self.rewrite(&segment, &kept, whole.last.last)?;
+        let (last, active) = match self.rewrite(&segment, &kept, whole.last.last) {
+            Ok(rewritten) => rewritten,
+            Err(error) if error.is_full() => {
+                self.folds = after;
+                self.write_again(&segment, kept.end, whole.end)?;
+                return self.finish_unsealed(segment, whole, torn);
+            }
+            Err(error) => return Err(error),
+        };
         if kept.last.last >= segment.header.first {
-            self.seal(&segment, kept)?;
+            self.seal(&segment, &kept)?;
         }
-        let (last, active) = rewritten;
         self.finish(last, Some(active), torn)
     }
 
-    /// Goes on behind a segment that was just sealed.
-    fn finish_after(self, segment: &Found, last: Lsn, torn: Option<String>) -> Result<Recovered, LogError> {
-        let file = self.disk.open(&segment.path, false).map_err(|error| io_error("open", &segment.path, error))?;
-        let footer = Footer::read(&segment.path, &*file, segment.header.salt)?;
-        let footer = footer.filter(|footer| footer.last.last == last).ok_or_else(|| LogError::Corrupt {
-            path: segment.path.clone(),
-            offset: FileOffset(0),
-            reason: "the footer just written cannot be read back".into(),
-        })?;
-        self.finish(footer.last, None, torn)
+    /// There is no space for a segment: the records from `start` on are made certain where they are. What crashes
+    /// meanwhile leaves the same bytes.
+    fn write_again(&self, segment: &Found, start: u64, end: u64) -> Result<(), LogError> {
+        let path = &segment.path;
+        let file = self.disk.open(path, true).map_err(|error| io_error("open", path, error))?;
+        let mut bytes = vec![0; AGAIN_BYTES.min((end - start) as usize)];
+        let mut offset = start;
+        while offset < end {
+            let len = (end - offset).min(AGAIN_BYTES as u64) as usize;
+            let read = read_full(path, &*file, &mut bytes[..len], offset)?;
+            let written = file.write_all_vectored_at(&mut [IoSlice::new(&bytes[..read])], offset);
+            written.map_err(|error| io_error("write", path, error))?;
+            offset += len as u64;
+        }
+        file.sync_all().map_err(|error| io_error("fsync", path, error))
+    }
+
+    /// Goes on behind a segment that is sealed. Where there is no space for the next one, the log stands there: it can
+    /// be read, and the first write that finds space begins the next.
+    fn finish_sealed(self, segment: &Found, last: Predecessor, torn: Option<String>) -> Result<Recovered, LogError> {
+        match Active::begin(self.disk, self.clock, self.config, last, self.node) {
+            Ok(active) => self.finish(last, Some(active), torn),
+            Err(WriteError::Full(error)) => {
+                let Some(sealed) = self.segments.get(&segment.header.first).cloned() else { return Err(error) };
+                let active = Active::standing(self.disk, self.config, sealed)?;
+                self.sync_folder()?;
+                self.finish(last, Some(active), torn)
+            }
+            Err(WriteError::Broken(error)) => Err(error),
+        }
+    }
+
+    /// Stands on a segment whose records are certain, and for whose end there is no space. Nothing is written to it but
+    /// that end.
+    fn finish_unsealed(self, segment: Found, whole: Scan, torn: Option<String>) -> Result<Recovered, LogError> {
+        let Found { path, header, .. } = segment;
+        let file = self.disk.open(&path, true).map_err(|error| io_error("open", &path, error))?;
+        let len = file.len().map_err(|error| io_error("look at", &path, error))?;
+        let state = SegmentState { last: whole.last.last, bytes: whole.end, sealed: false, histories: whole.histories };
+        let mut active = Active::continued(self.disk, self.config, path, header, state, whole.records, file)?;
+        active.cut(len);
+        self.sync_folder()?;
+        self.finish(whole.last, Some(active), torn)
+    }
+
+    /// What an earlier process removed is gone for good, as making a segment would see to: the next removal must not
+    /// become durable before it.
+    fn sync_folder(&self) -> Result<(), LogError> {
+        let dir = &self.config.dir;
+        self.disk.sync_dir(dir).map_err(|error| io_error("sync", dir, error))
     }
 
     /// Copies the records behind `kept` up to `last` into a fresh segment and makes it durable.

@@ -106,6 +106,32 @@ impl Active {
         })
     }
 
+    /// Stands on a sealed segment: there was no space for the next one.
+    pub(crate) fn standing(disk: &dyn Disk, config: &LogConfig, segment: Arc<Segment>) -> Result<Self, LogError> {
+        let path = &segment.path;
+        let file = disk.open(path, true).map_err(|error| io_error("open", path, error))?;
+        let open = segment.open(disk)?;
+        let end = segment.state().bytes;
+        Ok(Self {
+            segment,
+            open,
+            file,
+            end,
+            zeroed_to: end,
+            segment_bytes: config.segment_bytes,
+            #[cfg(feature = "simulation")]
+            planted: config.planted,
+            is_cut: false,
+            is_sealed: true,
+        })
+    }
+
+    /// Nothing more is written to it, and what lies behind its end in a file of `len` bytes goes when it is sealed.
+    pub(crate) fn cut(&mut self, len: u64) {
+        self.is_cut = true;
+        self.zeroed_to = self.zeroed_to.max(len);
+    }
+
     /// Whether a frame of `len` bytes should go to the next segment.
     pub(crate) fn is_full_for(&self, len: u64) -> bool {
         self.is_sealed || self.is_cut || (self.end > SEGMENT_HEADER_LEN as u64 && self.end + len > self.segment_bytes)

@@ -7,6 +7,7 @@ mod archive;
 mod corpus;
 mod damage;
 mod faults;
+mod full;
 mod golden;
 mod histories;
 mod recovery;
