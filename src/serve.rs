@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 
-use tailrace_wal::LogError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -22,7 +21,7 @@ pub fn trace(default: &str) {
 /// Runs a node. Prints a line `listening <what> <address>` on stdout for each listener once all are ready.
 ///
 /// # Errors
-/// Whatever keeps the node from starting; [`Error::LogStopped`] when its log fails while it runs.
+/// Whatever keeps the node from starting; [`Error::LogStopped`] when its log or manifest fails while it runs.
 pub async fn serve(settings: Settings) -> Result<()> {
     // Before anything else, so that a signal during recovery ends the process by a clean stop, too.
     let mut signals = Signals::listen()?;
@@ -39,7 +38,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
             tracing::info!("{name}: stopping");
             None
         }
-        failure = log_failure(&node) => {
+        failure = node.engine().stopped() => {
             tracing::error!("{failure}");
             Some(failure)
         }
@@ -82,15 +81,4 @@ fn announce(node: &Node) -> Result<()> {
     }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::io("write", "stdout"))
-}
-
-/// Waits until the log stops by itself: its durable mark ends.
-async fn log_failure(node: &Node) -> LogError {
-    let log = node.engine().log();
-    let mut durable = log.durable();
-    while durable.changed().await.is_ok() {}
-    match log.sync().await {
-        Err(error) => error,
-        Ok(_) => LogError::Closed,
-    }
 }

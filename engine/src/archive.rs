@@ -10,7 +10,7 @@ use object_store::{
 use tailrace_wal::{Archive, Archiver, ArchiverConfig, Log, NodeId, SystemDisk};
 use url::Url;
 
-use crate::{EngineError, Result, store::open_folder};
+use crate::{EngineError, Result, store::LateFolder};
 
 /// Where and how often the log is archived.
 #[derive(Debug, Clone)]
@@ -47,14 +47,15 @@ pub fn open_archive(url: &Url, node: NodeId) -> Result<Archive> {
     Ok(Archive::new(store, prefix, node, Archive::TIMEOUT))
 }
 
-/// Claims the log for its archive, creating the archive's folder durably. Blocks. The archive itself is not touched: a
-/// store that does not answer stops nobody from starting.
+/// Claims the log for its archive. The archive itself is not touched: a store that does not answer, or a folder that is not
+/// there, stops nobody from starting; `system.archive` shows it and it is tried again.
 pub(crate) fn claim(config: &ArchiveConfig, log: &Log, node: NodeId) -> Result<Archiver> {
     let url = &config.url;
     let (store, prefix) = match place(url)? {
         // A store of its own: opening one removes what an earlier process left half written.
         Place::Folder(folder) => {
-            (open_folder(&folder.join(node.to_string()), SystemDisk::shared())?, ObjectPath::default())
+            let folder = LateFolder::new(folder.join(node.to_string()), SystemDisk::shared());
+            (Arc::new(folder) as Arc<dyn ObjectStore>, ObjectPath::default())
         }
         Place::S3 => open_s3(url, node)?,
     };

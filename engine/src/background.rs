@@ -77,9 +77,12 @@ async fn housekeeping(engine: Weak<Engine>) {
 }
 
 impl Engine {
-    /// Aborts idle transactions, frees log that dead feeds hold, and writes moved pins.
+    /// Ends what could not be ended for want of space, aborts idle transactions, frees log that dead feeds hold, and writes moved pins.
     pub(crate) async fn keep_house(&self) {
         self.retry_aborts().await;
+        if let Err(error) = self.record_ends().await {
+            tracing::error!(%error, "the end of a database was not recorded");
+        }
         for idle in self.open.doom_idle(self.clock.monotonic(), self.config.transaction_max_age) {
             tracing::info!(history = %idle.history, transaction = %idle.number, "aborted an idle transaction");
             self.abort_transaction(idle.history, idle.number).await;

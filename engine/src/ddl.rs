@@ -40,8 +40,23 @@ impl Engine {
     }
 
     pub(crate) async fn drop_database_here(self: Arc<Self>, name: String) -> Result<Receipt> {
+        match self.drop_database_once(&name).await {
+            Err(error) if error.is_full() => {
+                self.flush_is_over().await;
+                self.drop_database_once(&name).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// What a flush had written, or a failed one had taken, is free for what makes space.
+    async fn flush_is_over(&self) {
+        drop(self.flushing.lock().await);
+    }
+
+    async fn drop_database_once(&self, name: &str) -> Result<Receipt> {
         let _names = self.names.lock().await;
-        let database = self.database_named(&name)?;
+        let database = self.database_named(name)?;
         let _ddl = database.ddl.lock().await;
         let admission = self.admit_end(&database, false).await?;
         let part = body_part::<()>(Operation::DropDatabase, TableId(0), None)?;
@@ -69,11 +84,21 @@ impl Engine {
     }
 
     pub(crate) async fn drop_table_here(self: Arc<Self>, database: String, table: String) -> Result<Receipt> {
-        let database = self.database_named(&database)?;
+        match self.drop_table_once(&database, &table).await {
+            Err(error) if error.is_full() => {
+                self.flush_is_over().await;
+                self.drop_table_once(&database, &table).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn drop_table_once(&self, database: &str, table: &str) -> Result<Receipt> {
+        let database = self.database_named(database)?;
         let _ddl = database.ddl.lock().await;
         let find = || {
-            let found = database.version().table(&table).map(|found| found.table.id);
-            found.ok_or_else(|| EngineError::NotFound { kind: "table", name: table.clone() })
+            let found = database.version().table(table).map(|found| found.table.id);
+            found.ok_or_else(|| EngineError::NotFound { kind: "table", name: table.to_owned() })
         };
         Database::check_writable(&database.version())?;
         let id = find()?;
@@ -111,10 +136,28 @@ impl Engine {
     }
 
     /// Puts the end of a database into the system history. Its `DatabaseVersion` is at its end.
+    /// Where there is no space for that, it is tried again; a start finds the end by its record.
     pub(crate) async fn record_end(&self, database: &Arc<Database>) -> Result<()> {
-        self.record_facts(vec![ended_fact(&database.version())]).await?;
+        self.unrecorded_ends.lock().push(ended_fact(&database.version()));
+        let recorded = self.record_ends().await;
         self.databases_changed();
-        Ok(())
+        recorded
+    }
+
+    /// Puts ends that are known and not in the system history there.
+    pub(crate) async fn record_ends(&self) -> Result<()> {
+        let missing = std::mem::take(&mut *self.unrecorded_ends.lock());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        match self.record_facts(missing.clone()).await {
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "the end of a database is not among the cluster's facts yet; it is tried again");
+                self.unrecorded_ends.lock().extend(missing);
+                Ok(())
+            }
+            recorded => recorded,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
-use tailrace_wal::{Archive, ArchiveStatus, Archiver, Clock, Disk, HistoryId, Log, Lsn, NodeId, Seq};
+use tailrace_wal::{Archive, ArchiveStatus, Archiver, Clock, Disk, HistoryId, Log, LogError, Lsn, NodeId, Seq};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -79,7 +79,7 @@ pub struct Engine {
     pub(crate) pins_failing: AtomicBool,
     /// Databases that ended since the last flush, with the datafiles that the manifest still names for them.
     pub(crate) retired: Mutex<Vec<(HistoryId, Vec<Arc<Datafile>>)>>,
-    /// Ends found by replay whose facts are not in the system history.
+    /// Ends whose facts are not in the system history yet.
     pub(crate) unrecorded_ends: Mutex<Vec<SystemFact>>,
     pub(crate) flushes: AtomicU64,
     pub(crate) flushed: AtomicU64,
@@ -115,7 +115,7 @@ pub struct ReplicationSwitches {
 }
 
 /// Bytes in memory and at rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemoryStatus {
     /// Unflushed rows, owning buffers counted once.
     pub memtable_bytes: u64,
@@ -123,6 +123,8 @@ pub struct MemoryStatus {
     pub flushes: u64,
     /// Last LSN that is flushed.
     pub flushed: Lsn,
+    /// Why the last flush failed: rows stay in memory and in the log, which grows, until one succeeds.
+    pub flush_failure: Option<String>,
 }
 
 impl Engine {
@@ -286,6 +288,16 @@ impl Engine {
             memtable_bytes: self.memtable.bytes(),
             flushes: self.flushes.load(Ordering::Relaxed),
             flushed: Lsn(self.flushed.load(Ordering::Acquire)),
+            flush_failure: self.memtable.failure(),
+        }
+    }
+
+    /// Waits until the log or the manifest stops by itself, after a write or sync that failed, and says why. From then on
+    /// nothing is acknowledged, or nothing flushed, before the node has been started again.
+    pub async fn stopped(&self) -> LogError {
+        tokio::select! {
+            error = stopped(&self.log) => error,
+            error = self.manifest.stopped() => error,
         }
     }
 
@@ -360,6 +372,13 @@ impl Engine {
     pub(crate) fn applied_changed(&self) {
         self.applied_changed.send_modify(|count| *count += 1);
     }
+}
+
+/// Waits until a log takes nothing any more.
+pub(crate) async fn stopped(log: &Log) -> LogError {
+    let mut durable = log.durable();
+    while durable.changed().await.is_ok() {}
+    log.sync().await.err().unwrap_or(LogError::Closed)
 }
 
 /// Everything that [`crate::recovery`] has put together.

@@ -79,6 +79,11 @@ impl Memtable {
         state.oldest = state.oldest_frozen.take().or(state.oldest);
     }
 
+    /// Why the last flush failed, until one succeeds.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.level.borrow().failing.as_ref().map(ToString::to_string)
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.state.lock().bytes
     }

@@ -86,7 +86,8 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     report.replayed = blocking(move || Replay::new(&replaying).run(from)).await?;
     open_histories(&engine, &recovery)?;
     abort_open_transactions(&engine, &recovery).await;
-    repair_ends(&engine).await?;
+    // A crash between DROP DATABASE and its fact leaves the fact to be written now.
+    engine.record_ends().await?;
     engine.restore_pins(&state).await;
     engine.free_flushed(&state).await;
     remove_strangers(&engine, &named).await;
@@ -252,12 +253,6 @@ async fn abort_open_transactions(engine: &Arc<Engine>, recovery: &Recovery) {
             engine.abort_transaction(id, *number).await;
         }
     }
-}
-
-/// A crash between DROP DATABASE and its fact leaves the fact to be written now.
-async fn repair_ends(engine: &Arc<Engine>) -> Result<()> {
-    let missing = std::mem::take(&mut *engine.unrecorded_ends.lock());
-    if missing.is_empty() { Ok(()) } else { engine.record_facts(missing).await }
 }
 
 impl Engine {

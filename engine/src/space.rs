@@ -2,6 +2,7 @@
 //! takes that space, flushes and truncates, and takes writes again once the reserve is there again.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,6 +17,9 @@ use crate::{Engine, EngineConfig, EngineError, Result};
 
 /// Time between flushes that are made for want of space alone.
 const PRESSED_PAUSE: Duration = Duration::from_secs(1);
+/// Without a reserve, the disk counts as full until so many bytes of it are free, or this part of a small one.
+const LOW_BYTES: u64 = 4 << 20;
+const LOW_PART: u64 = 16;
 /// Looks of the housekeeping that find no space before a pin is given up: a feed that lives has moved by then.
 const PATIENCE: u64 = 5;
 
@@ -24,7 +28,9 @@ const PATIENCE: u64 = 5;
 pub(crate) struct Space {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
-    /// Of the data folder, and of the log's where that is elsewhere.
+    /// The data folder, and the log's where that is elsewhere.
+    folders: Vec<PathBuf>,
+    /// One in each of them.
     reserves: Vec<Reserve>,
     log: OnceLock<Log>,
     /// A write found no space, and no flush has been made since.
@@ -33,6 +39,8 @@ pub(crate) struct Space {
     pressed_flush: AtomicU64,
     /// A client's write found no space since the last look.
     starved: AtomicBool,
+    /// Some write found no space, and none was seen since.
+    full: AtomicBool,
     /// Looks that found no space, in a row.
     short: AtomicU64,
     /// The reserve could not be made the last time, for another reason than space.
@@ -52,13 +60,15 @@ impl Space {
         }
         let reserve = |folder| Reserve::open(disk.clone(), clock.clone(), folder, config.wal.reserve_bytes);
         Self {
-            reserves: folders.into_iter().map(reserve).collect(),
+            reserves: folders.iter().copied().map(reserve).collect(),
+            folders: folders.into_iter().map(Path::to_owned).collect(),
             disk: disk.clone(),
             clock: clock.clone(),
             log: OnceLock::new(),
             pressed: AtomicBool::new(false),
             pressed_flush: AtomicU64::new(0),
             starved: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             short: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             changed: Arc::default(),
@@ -79,7 +89,10 @@ impl Space {
         mut work: impl FnMut() -> F,
     ) -> Result<T> {
         match work().await {
-            Err(error) if error.is_full() && self.release(&format!("{what} found no space")) => work().await,
+            Err(error) if error.is_full() => {
+                self.full.store(true, Ordering::Release);
+                if self.release(&format!("{what} found no space")) { work().await } else { Err(error) }
+            }
             outcome => outcome,
         }
     }
@@ -89,6 +102,7 @@ impl Space {
     /// last of those may come after the reserve is there again, and would give it back for ever.
     pub(crate) fn starve(&self) {
         self.starved.store(true, Ordering::Release);
+        self.full.store(true, Ordering::Release);
         if !self.is_short() {
             self.release("a write found no space");
         }
@@ -117,6 +131,19 @@ impl Space {
     /// Whether clients' writes are refused for want of space.
     pub(crate) fn is_short(&self) -> bool {
         self.reserves.iter().any(Reserve::is_released)
+    }
+
+    /// Without a reserve: whether a write found no space and there is hardly any still, whoever asks for it now. Blocks.
+    fn is_still_full(&self) -> bool {
+        let is_low = |folder: &PathBuf| {
+            let space = self.disk.space(folder).ok();
+            space.is_some_and(|space| space.available < LOW_BYTES.min(space.total / LOW_PART))
+        };
+        let full = self.full.load(Ordering::Acquire) && self.folders.iter().any(is_low);
+        if !full {
+            self.full.store(false, Ordering::Release);
+        }
+        full
     }
 
     /// Makes what is missing of the reserves, if there is space. Blocks.
@@ -162,19 +189,28 @@ impl Engine {
         self.space.disk.space(folder).ok()
     }
 
-    /// Looks after the space: makes the reserve where it is missing, and under want of it flushes, and gives up the pin
-    /// that holds most.
+    /// Looks after the space: makes the reserve where it is missing, and under want of it flushes, and gives up the claim
+    /// on the log, a feed's or the archive's, that holds most.
     pub(crate) async fn mind_space(self: &Arc<Self>) {
         let was_short = self.space.is_short();
         let starved = self.space.starved.swap(false, Ordering::AcqRel);
         let is_none = |reserve: &Reserve| reserve.status().wanted_bytes == 0 && reserve.status().held_bytes == 0;
-        if !self.space.reserves.iter().all(is_none) {
-            let space = self.space.clone();
-            if let Err(error) = tokio::task::spawn_blocking(move || space.make()).await {
-                tracing::error!(%error, "the reserve was not made");
+        let has_none = self.space.reserves.iter().all(is_none);
+        let space = self.space.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            if !has_none {
+                space.make();
             }
-        }
-        if !self.space.is_short() && !starved {
+            has_none && space.is_still_full()
+        });
+        let still_full = match looked.await {
+            Ok(still_full) => still_full,
+            Err(error) => {
+                tracing::error!(%error, "the reserve was not made");
+                false
+            }
+        };
+        if !self.space.is_short() && !starved && !still_full {
             self.space.short.store(0, Ordering::Relaxed);
             if was_short {
                 tracing::info!("there is space again: writes of clients are taken");
@@ -184,7 +220,7 @@ impl Engine {
         }
         let looks = self.space.short.fetch_add(1, Ordering::Relaxed) + 1;
         if looks.is_multiple_of(PATIENCE) {
-            self.log.give_up_pin("the disk is full");
+            self.log.give_up_claim("the disk is full");
             self.space.press();
         }
     }

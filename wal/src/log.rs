@@ -405,6 +405,12 @@ impl Log {
         self.inner.shared.give_up(why)
     }
 
+    /// As [`Log::give_up_pin`], where the archive's claim counts as a pin: whoever of them holds back most log loses it,
+    /// and what is not archived becomes a gap. `false` when nobody holds log back.
+    pub fn give_up_claim(&self, why: &str) -> bool {
+        self.inner.shared.give_up_claim(why)
+    }
+
     /// Who holds how much of the log beside the pins. Blocks.
     pub fn holders(&self) -> LogHolders {
         self.inner.shared.holders()

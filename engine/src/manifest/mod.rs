@@ -164,6 +164,11 @@ impl Manifest {
         self.inner.lock().await.state.histories.get(&id).cloned()
     }
 
+    /// Waits until it takes nothing any more, and says why.
+    pub(crate) async fn stopped(&self) -> LogError {
+        crate::engine::stopped(&self.log).await
+    }
+
     /// Closes the log: every edit that was acknowledged is durable already.
     pub(crate) async fn close(&self) -> Result<()> {
         let _inner = self.inner.lock().await;

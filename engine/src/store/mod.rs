@@ -5,6 +5,7 @@
 //! All of that goes through the disk seam, like log and manifest.
 
 mod folders;
+mod late;
 mod reader;
 mod upload;
 
@@ -24,6 +25,7 @@ use url::Url;
 
 use crate::{EngineError, Result};
 use folders::Folders;
+pub(crate) use late::LateFolder;
 use reader::Reader;
 use upload::Staged;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tailrace_engine::{CommitOptions, Engine, EngineConfig, EngineError};
-use tailrace_wal::{PinKey, PinState, Seq, SystemDisk};
+use tailrace_wal::{ArchiveState, PinKey, PinState, Seq, SystemDisk};
 
 use crate::support::*;
 
@@ -79,6 +79,13 @@ impl SmallDisk {
 
     fn clear(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    /// `ro` or `rw`.
+    fn remount(&self, mode: &str) {
+        let options = format!("remount,{mode}");
+        let done = Command::new("mount").args(["-o", &options]).arg(&self.root).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     fn ballast(&self) -> PathBuf {
@@ -179,13 +186,13 @@ async fn is_full_when_the_node_starts(disk: &SmallDisk) {
     }
     drop_engine(engine).await;
     disk.fill();
-    // Each start begins a segment of log and of manifest; the first takes the reserve for it.
+    // No start needs space; the first write that finds none gives the reserve back.
     for _ in 0..3 {
         let (engine, report) = open_with(disk.config()).await;
         assert!(report.stopped.is_empty(), "{:?}", report.stopped);
         shows(&engine, 300).await;
-        assert!(engine.reserves()[0].released.is_some());
         assert!(try_insert(&engine, 300).await.unwrap_err().is_full());
+        assert!(engine.reserves()[0].released.is_some());
         engine.flush().await.unwrap();
         shows(&engine, 300).await;
         drop_engine(engine).await;
@@ -263,5 +270,174 @@ async fn a_dead_feed_within_its_budget_does_not_fill_the_disk() {
     until("writes", async || try_insert(&engine, there).await.is_ok()).await;
     shows(&engine, there + 100).await;
     assert!(engine.log().status().bytes < DISK_BYTES / 2, "{}", engine.log().status().bytes);
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_reserve_a_full_disk_stops_no_start() {
+    let Some(disk) = SmallDisk::tmpfs() else { return };
+    let mut config = disk.config();
+    config.wal.reserve_bytes = 0;
+    let (engine, _) = open_with(config.clone()).await;
+    market(&engine).await;
+    for round in 0..3 {
+        try_insert(&engine, round * 100).await.unwrap();
+    }
+    drop_engine(engine).await;
+    disk.fill();
+    for _ in 0..3 {
+        let (engine, report) = open_with(config.clone()).await;
+        assert!(report.stopped.is_empty(), "{:?}", report.stopped);
+        shows(&engine, 300).await;
+        let refused = try_insert(&engine, 300).await.unwrap_err();
+        assert!(refused.is_full(), "{refused}");
+        shows(&engine, 300).await;
+        drop_engine(engine).await;
+    }
+    let (engine, _) = open_with(config.clone()).await;
+    disk.clear();
+    until("writes", async || try_insert(&engine, 300).await.is_ok()).await;
+    shows(&engine, 400).await;
+    engine.shutdown().await.unwrap();
+    drop_engine(engine).await;
+    let (engine, _) = open_with(config).await;
+    shows(&engine, 400).await;
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_makes_space_on_a_full_disk() {
+    for whole in [false, true] {
+        let Some(disk) = SmallDisk::tmpfs() else { return };
+        let (engine, _) = open_with(disk.config()).await;
+        market(&engine).await;
+        engine.create_database("other").await.unwrap();
+        engine.create_table("other", bars("bars")).await.unwrap();
+        reserve_is_there(&engine).await;
+        let there = insert_until_refused(&engine, 0).await;
+        until("the reserve to be released", async || {
+            disk.fill();
+            let refused = try_insert(&engine, there).await;
+            assert!(refused.is_err_and(|error| error.is_full()) || engine.reserves()[0].released.is_none());
+            engine.reserves()[0].released.is_some()
+        })
+        .await;
+        if whole {
+            engine.drop_database("market").await.unwrap();
+            assert!(engine.version().database("market").is_none());
+        } else {
+            engine.drop_table("market", "bars").await.unwrap();
+            assert!(engine.version().database("market").unwrap().table("bars").is_none());
+        }
+        // The ballast stays: what was dropped is the space.
+        until("writes", async || {
+            let mut transaction = engine.begin("other").unwrap();
+            transaction.append("bars", wide_rows(0..100, 2)).await.unwrap();
+            transaction.commit(CommitOptions::default()).await.is_ok()
+        })
+        .await;
+        engine.shutdown().await.unwrap();
+        drop_engine(engine).await;
+        let (engine, report) = open_with(disk.config()).await;
+        assert!(report.stopped.is_empty(), "{:?}", report.stopped);
+        assert_eq!(engine.version().database("market").is_some(), !whole);
+        assert!(engine.version().database("other").unwrap().table("bars").unwrap().rows() >= 100);
+        engine.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_reserve_a_dead_feed_gives_way_though_no_client_asks() {
+    let Some(disk) = SmallDisk::tmpfs() else { return };
+    let mut config = disk.config();
+    config.wal.reserve_bytes = 0;
+    let (engine, _) = open_with(config).await;
+    market(&engine).await;
+    let history = engine.version().database("market").unwrap().id;
+    let key = PinKey { feed: "replica/dead".to_owned(), history };
+    drop(engine.log().pin(key, Seq(2), Seq(2)).unwrap());
+    let there = insert_until_refused(&engine, 0).await;
+    until("the pin to be given up", async || engine.log().pins()[0].state.is_lost()).await;
+    until("the log to be freed", async || engine.log().status().bytes < DISK_BYTES / 2).await;
+    try_insert(&engine, there).await.unwrap();
+    shows(&engine, there + 100).await;
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_away_neither_stops_the_start_nor_fills_the_disk() {
+    let Some(disk) = SmallDisk::tmpfs() else { return };
+    let elsewhere = tempfile::tempdir().unwrap();
+    // Where the archive's disk should be mounted, something else is in the way.
+    let folder = elsewhere.path().join("archive");
+    std::fs::write(&folder, "in the way").unwrap();
+    let mut config = disk.config();
+    let url = url::Url::from_file_path(&folder).unwrap();
+    config.archive = Some(tailrace_engine::ArchiveConfig::new(url));
+    let (engine, _) = open_with(config).await;
+    market(&engine).await;
+    reserve_is_there(&engine).await;
+    let status = async || {
+        let engine = engine.clone();
+        tokio::task::spawn_blocking(move || engine.archive_status().unwrap()).await.unwrap()
+    };
+    until("the archive to be failing", async || status().await.state == ArchiveState::Failing).await;
+    let reason = status().await.reason.unwrap();
+    assert!(reason.contains("archive"), "{reason}");
+    let mut there = 0;
+    assert!(engine.log().holders().archive_bytes.is_some());
+    until("the archive's claim to be given up", async || {
+        if try_insert(&engine, there).await.is_ok() {
+            there += 100;
+        }
+        engine.log().holders().archive_bytes.is_none()
+    })
+    .await;
+    let lost = status().await.lost.unwrap();
+    assert!(lost.starts_with("the disk is full"), "{lost}");
+    until("writes", async || try_insert(&engine, there).await.is_ok()).await;
+    shows(&engine, there + 100).await;
+    // It is there again: what is missing is named, and the rest is archived.
+    std::fs::remove_file(&folder).unwrap();
+    until("a gap and what follows it", async || {
+        let status = status().await;
+        status.state == ArchiveState::Running && !status.gaps.is_empty() && status.lost.is_none()
+    })
+    .await;
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datafiles_on_a_read_only_disk_are_no_silent_stop() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    // Log and manifest have a disk of their own, where all is well.
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = disk.config();
+    config.data_dir = dir.path().to_owned();
+    config.wal.dir = dir.path().join("wal");
+    config.storage_url = Some(url::Url::from_directory_path(disk.root.join("store")).unwrap());
+    let (engine, _) = open_with(config).await;
+    market(&engine).await;
+    try_insert(&engine, 0).await.unwrap();
+    disk.remount("ro");
+    let failed = engine.flush().await.unwrap_err();
+    assert!(failed.to_string().contains("Read-only file system"), "{failed}");
+    let shown = engine.memory().flush_failure.unwrap();
+    assert!(shown.contains("Read-only file system"), "{shown}");
+    // Writes go on while there is memory for them, then they are told.
+    let mut there = 100;
+    let refused = loop {
+        match tokio::time::timeout(PATIENCE, try_insert(&engine, there)).await.unwrap() {
+            Ok(()) => there += 100,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(refused.to_string().contains("cannot be flushed"), "{refused}");
+    shows(&engine, there).await;
+    disk.remount("rw");
+    until("writes", async || try_insert(&engine, there).await.is_ok()).await;
+    engine.flush().await.unwrap();
+    assert_eq!(engine.memory().flush_failure, None);
+    shows(&engine, there + 100).await;
     engine.shutdown().await.unwrap();
 }

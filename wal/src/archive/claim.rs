@@ -27,6 +27,13 @@ pub(crate) struct ClaimStatus {
     pub(crate) lost: Option<String>,
 }
 
+impl ArchiveClaim {
+    fn lose(&mut self, reason: String) {
+        tracing::warn!("the archive's claim on the log after LSN {} is lost: {reason}", self.archived);
+        self.lost = Some(reason);
+    }
+}
+
 impl Shared {
     /// Claims everything retained, from before the archive's manifest is read.
     pub(crate) fn claim_archive(&self) {
@@ -45,6 +52,16 @@ impl Shared {
             claim.archived = archived;
             claim.lost = None;
             claim.stalled_since = None;
+        }
+    }
+
+    /// Nothing is kept for the archive from here on, until it has named what is missing.
+    pub(crate) fn lose_archive(&self, reason: String) {
+        let _truncation = self.claims.lock();
+        if let Some(claim) = &mut *self.archive.lock()
+            && claim.lost.is_none()
+        {
+            claim.lose(reason);
         }
     }
 
@@ -68,8 +85,7 @@ impl Shared {
             && let Some(reason) =
                 overdrawn(Held { bytes: held_bytes, stalled }, self.config.pin_max_bytes, self.config.pin_max_age)
         {
-            tracing::warn!("the archive's claim on the log after LSN {} is lost: {reason}", claim.archived);
-            claim.lost = Some(reason);
+            claim.lose(reason);
         }
         Some(ClaimStatus { held_bytes, lost: claim.lost.clone() })
     }

@@ -35,6 +35,8 @@ pub struct LogHolders {
     pub unflushed_bytes: u64,
     /// Zeros written ahead of the end.
     pub preallocated_bytes: u64,
+    /// Bytes kept until they are archived; `None` when there is no archive, or its claim is lost.
+    pub archive_bytes: Option<u64>,
     /// Transactions with fragments and neither commit nor abort.
     pub transactions: Vec<OpenTransactionStatus>,
 }
@@ -214,6 +216,26 @@ impl Shared {
         Some(worst)
     }
 
+    /// See [`crate::Log::give_up_claim`].
+    pub(crate) fn give_up_claim(&self, why: &str) -> bool {
+        let archive_bytes = {
+            let claims = self.claims.lock();
+            let needed = self.needed_for_archive();
+            let holds = |lsn| extends(&self.extents(), claims.flushed, &self.first_fragments(), lsn);
+            let held = self.archive_status().map_or(0, |claim| claim.held_bytes);
+            needed.filter(|lsn| holds(*lsn)).map(|_| held)
+        };
+        let worst = |status: &PinStatus| if status.state == PinState::Extended { status.held_bytes } else { 0 };
+        let pin_bytes = self.pin_statuses().iter().map(worst).max().unwrap_or(0);
+        match archive_bytes {
+            Some(bytes) if bytes >= pin_bytes => {
+                self.lose_archive(format!("{why}, and it held log back ({bytes} bytes to its end)"));
+                true
+            }
+            _ => self.give_up(why).is_some(),
+        }
+    }
+
     /// See [`crate::Log::holders`].
     pub(crate) fn holders(&self) -> LogHolders {
         let flushed = self.claims.lock().flushed;
@@ -244,6 +266,7 @@ impl Shared {
             flushed,
             unflushed_bytes: if flushed < self.marks.appended() { self.bytes_from(flushed.next()) } else { 0 },
             preallocated_bytes,
+            archive_bytes: self.archive_status().filter(|claim| claim.lost.is_none()).map(|claim| claim.held_bytes),
             transactions: transactions.collect(),
         }
     }

@@ -54,6 +54,9 @@ fn log(context: &Context<'_>, rows: &mut Rows) {
     for pin in log.pins().into_iter().filter(|pin| !pin.state.is_lost()) {
         part(rows, &format!("pin {} {}", pin.key.feed, name(pin.key.history)), "log", pin.held_bytes);
     }
+    if let Some(bytes) = holders.archive_bytes {
+        part(rows, "archive", "log", bytes);
+    }
     for open in holders.transactions {
         let holder = format!("open transaction {} of {}", open.transaction, name(open.history));
         part(rows, &holder, "log", open.held_bytes);

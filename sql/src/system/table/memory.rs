@@ -14,6 +14,8 @@ pub(super) const TABLE: SystemTable = SystemTable {
         ("cache_max_bytes", Kind::Int),
         ("query_max_bytes", Kind::Int),
         ("flushes", Kind::Int),
+        // Why the last flush failed; NULL when it did not.
+        ("flush_failure", Kind::Text),
     ],
     rows,
 };
@@ -27,6 +29,7 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
         config.cache_bytes.into(),
         context.instance.config.memory_bytes.into(),
         memory.flushes.into(),
+        memory.flush_failure.into(),
     ]);
     Ok(())
 }
