@@ -117,3 +117,32 @@ async fn a_cancelled_wait_is_no_failed_statement() {
     assert!(text.contains("cancelled"), "{text}");
     assert_eq!(primary.sql(SUMS).await, [sums(0..3)]);
 }
+
+#[tokio::test]
+async fn a_reader_on_the_replica_waits_for_what_was_written() {
+    let site = Site::new();
+    let primary = site.primary(&[]).await;
+    let replica = site.replica("siteB", &primary, &[]).await;
+    create_ticks(&primary).await;
+    replica.wait_for(SUMS, &[&["0", "0", "0", "0", "0", "0"]]).await;
+    let (client, there) = (primary.connect().await, replica.connect().await);
+    for last in 1..=40 {
+        client.rows(&insert(last - 1..last)).await;
+        let seq = client.rows("SELECT seq FROM system.databases WHERE name = 'market'").await[0][0].clone();
+        there.rows(&format!("CALL wait_for('market', {seq})")).await;
+        assert_eq!(there.rows(SUMS).await, [sums(0..last)]);
+    }
+    // What is asked for before it exists is waited for.
+    let ((), _) = tokio::join!(async { drop(there.rows("CALL wait_for('market', 43)").await) }, async {
+        client.rows(&insert(40..41)).await
+    });
+    assert_eq!(there.rows(SUMS).await, [sums(0..41)]);
+    // Not for longer than is said.
+    let (state, words) = there.refusal("CALL wait_for('market', 50, timeout => 100)").await;
+    assert_eq!(state, "57014");
+    assert!(words.contains("is at 43, not at 50, after 100 ms"), "{words}");
+    there.rows("SET statement_timeout = '100ms'").await;
+    assert_eq!(there.refusal("CALL wait_for('market', 50)").await.0, "57014");
+    assert_eq!(there.refusal("CALL wait_for('market', -1)").await.0, "22023");
+    assert_eq!(there.refusal("CALL wait_for('markt', 1)").await.0, "3D000");
+}

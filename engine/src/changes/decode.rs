@@ -68,7 +68,8 @@ impl Decoder {
             if table != self.table.id && table.0 != 0 {
                 continue;
             }
-            if skipped {
+            // One that was retried since is in the table, and its record is as it was.
+            if skipped && self.database.version().skipped.contains_key(&header.seq) {
                 return Err(EngineError::ChangesSkipped { table: self.name(), seq: header.seq });
             }
             let operation = Operation::from_code(entry.operation).ok_or_else(|| {

@@ -85,6 +85,9 @@ impl Letters {
         let path = self.path(history, seq);
         let bytes = self.bytes(&path, None).map_err(|error| failed("read", &path, &error))?;
         let (_, records, rest) = decode_head(&path, history, seq, &bytes)?;
+        if rest > bytes.len() {
+            return Err(damaged(&path, "it ends behind its description"));
+        }
         decode_records(&path, history, seq, records, &bytes.slice(rest..))
     }
 

@@ -17,7 +17,7 @@ use tailrace_wal::{CommitTime, RecordKind, Seq};
 use crate::support::*;
 
 /// All columns of a table of `market`.
-fn request(engine: &Engine, table: &str) -> ChangesRequest {
+pub(crate) fn request(engine: &Engine, table: &str) -> ChangesRequest {
     let version = engine.version();
     let database = version.database("market").unwrap();
     let table = database.table(table).unwrap().table.clone();
@@ -46,7 +46,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<(Identity, Row)> {
 }
 
 /// Everything up to the upper bound, in order; an identity that comes twice or out of order fails.
-async fn read(engine: &Engine, request: ChangesRequest) -> Result<BTreeMap<Identity, Row>, EngineError> {
+pub(crate) async fn read(engine: &Engine, request: ChangesRequest) -> Result<BTreeMap<Identity, Row>, EngineError> {
     let mut changes = engine.changes(request)?;
     let mut found = BTreeMap::new();
     while let Some(batch) = changes.next().await? {

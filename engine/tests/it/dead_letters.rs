@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use tailrace_engine::{Applier, CommitOptions, DeadLetter, Engine, EngineError};
 use tailrace_wal::{Frame, RecordKind, Seq};
 
-use crate::{replica::*, support::*};
+use crate::{changes, replica::*, support::*};
 
 const WHY: &str = "no such luck";
 
@@ -111,6 +111,10 @@ async fn a_skipped_task_stays_visible_through_starts_and_flushes_until_it_is_app
     let refused = b.repair_source(id).await.unwrap_err();
     assert!(matches!(&refused, EngineError::Invalid(why) if why.contains("DIVERGED")), "{refused}");
 
+    // Nor does it feed consumers as if nothing were missing.
+    let gap = changes::read(&b, changes::request(&b, "bars")).await.unwrap_err();
+    assert!(matches!(gap, EngineError::ChangesSkipped { seq: Seq(4), .. }), "{gap}");
+
     // Applied late, its rows have the identities that they have on the primary.
     let applier = b.follow(id, "market", "site-a").await.unwrap();
     insert(&a, "bars", rows(900..950, 7)).await;
@@ -122,6 +126,8 @@ async fn a_skipped_task_stays_visible_through_starts_and_flushes_until_it_is_app
     assert_eq!(b.version().database("market").unwrap().divergence(), None);
     assert_eq!(files(dir_b.path()), 0);
     b.repair_source(id).await.unwrap();
+    let (fed, original) = (changes::request(&b, "bars"), changes::request(&a, "bars"));
+    assert_eq!(changes::read(&b, fed).await.unwrap(), changes::read(&a, original).await.unwrap());
     drop(applier);
     let crashed = tempfile::tempdir().unwrap();
     copy_folder(dir_b.path(), crashed.path());

@@ -48,7 +48,10 @@ impl From<EngineError> for SqlError {
                  keeps the log for a reader that is away"
             )),
             EngineError::ChangesSkipped { seq, .. } => Self::new("55000", text)
-                .hint(format!("repair the database, or go on without it with from_seq => {}", seq.next())),
+                .hint(format!(
+                    "retry it or repair the database (system.dead_letters), or go on without it with from_seq => {}",
+                    seq.next()
+                )),
             EngineError::FeedEnded(_) => Self::new("55000", text),
             EngineError::InUse { .. } => {
                 Self::new("55006", text).hint("it has one consumer at a time; end the other, or use another")

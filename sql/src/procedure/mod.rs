@@ -10,6 +10,7 @@ mod rights;
 mod set_database_for_cluster_replication;
 mod skip_cluster_replication_task;
 mod subscription;
+mod wait_for;
 
 use datafusion::common::ScalarValue;
 
@@ -42,10 +43,11 @@ enum Procedure {
     SkipClusterReplicationTask,
     StartClusterReplication,
     StopClusterReplication,
+    WaitFor,
 }
 
 impl Procedure {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::AdvanceSubscription,
         Self::CreateSubscription,
         Self::DropSubscription,
@@ -60,6 +62,7 @@ impl Procedure {
         Self::SkipClusterReplicationTask,
         Self::StartClusterReplication,
         Self::StopClusterReplication,
+        Self::WaitFor,
     ];
 
     fn name(self) -> &'static str {
@@ -78,6 +81,7 @@ impl Procedure {
             Self::SkipClusterReplicationTask => skip_cluster_replication_task::NAME,
             Self::StartClusterReplication => "start_cluster_replication",
             Self::StopClusterReplication => "stop_cluster_replication",
+            Self::WaitFor => "wait_for",
         }
     }
 
@@ -94,12 +98,13 @@ impl Procedure {
             // As many ids as are given: it looks at its arguments itself.
             Self::SkipClusterReplicationTask => &[],
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
+            Self::WaitFor => wait_for::PARAMETERS,
         }
     }
 }
 
 /// Procedures of the tutorials that are named here and come later.
-const LATER: [&str; 4] = ["backup", "restore", "schedule_job", "wait_for"];
+const LATER: [&str; 3] = ["backup", "restore", "schedule_job"];
 
 /// Runs a procedure. `name` is in lower case unless it was quoted.
 pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
@@ -134,6 +139,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         }
         Procedure::StartClusterReplication => cluster_replication::switch(instance, true).await?,
         Procedure::StopClusterReplication => cluster_replication::switch(instance, false).await?,
+        Procedure::WaitFor => wait_for::run(instance, &arguments).await?,
     };
     Ok(done(notices))
 }
