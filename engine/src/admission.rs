@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
 use crate::{DatabaseVersion, Engine, EngineError, Result, SchemaVersion, TableId, database::Database};
 
@@ -11,6 +11,8 @@ use crate::{DatabaseVersion, Engine, EngineError, Result, SchemaVersion, TableId
 #[derive(Debug)]
 pub(crate) struct Admission {
     _latches: Latches,
+    /// No flush takes the space that the record needs.
+    _alone: Option<OwnedMutexGuard<()>>,
     /// Nothing is frozen by a flush between append and apply.
     _gate: OwnedRwLockReadGuard<()>,
 }
@@ -54,31 +56,48 @@ impl Engine {
                 return Err(EngineError::Conflict(format!("table {:?} was {what} meanwhile", seen.name)));
             }
         }
-        Ok(Admission { _latches: Latches::Commit(latch, latches), _gate: gate })
+        Ok(Admission { _latches: Latches::Commit(latch, latches), _alone: None, _gate: gate })
     }
 
     /// Admits DDL that concerns `table`, or a table that does not exist yet. The caller holds the database's `ddl` lock.
-    pub(crate) async fn admit_ddl(&self, database: &Arc<Database>, table: Option<TableId>) -> Result<Admission> {
+    /// `alone`: no flush runs beside it.
+    pub(crate) async fn admit_ddl(
+        &self,
+        database: &Arc<Database>,
+        table: Option<TableId>,
+        alone: bool,
+    ) -> Result<Admission> {
         let latch = database.latch.clone().read_owned().await;
         let exclusive = match table {
             Some(id) => Some(database.table_latch(id).write_owned().await),
             None => None,
         };
+        let alone = self.alone(alone).await;
         let gate = self.gate.clone().read_owned().await;
         self.check_live(database)?;
-        Ok(Admission { _latches: Latches::Table(latch, exclusive), _gate: gate })
+        Ok(Admission { _latches: Latches::Table(latch, exclusive), _alone: alone, _gate: gate })
     }
 
     /// Admits the end of a database. `followed` histories end here without having been written here.
-    pub(crate) async fn admit_end(&self, database: &Arc<Database>, followed: bool) -> Result<Admission> {
+    /// `alone`: no flush runs beside it.
+    pub(crate) async fn admit_end(&self, database: &Arc<Database>, followed: bool, alone: bool) -> Result<Admission> {
         let latch = database.latch.clone().write_owned().await;
+        let alone = self.alone(alone).await;
         let gate = self.gate.clone().read_owned().await;
         if followed {
             self.check_open()?;
         } else {
             self.check_live(database)?;
         }
-        Ok(Admission { _latches: Latches::Database(latch), _gate: gate })
+        Ok(Admission { _latches: Latches::Database(latch), _alone: alone, _gate: gate })
+    }
+
+    /// After the latches: who holds them may wait for a flush.
+    async fn alone(&self, alone: bool) -> Option<OwnedMutexGuard<()>> {
+        match alone {
+            true => Some(self.flushing.clone().lock_owned().await),
+            false => None,
+        }
     }
 
     fn check_live(&self, database: &Arc<Database>) -> Result<Arc<DatabaseVersion>> {

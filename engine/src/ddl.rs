@@ -27,7 +27,7 @@ impl Engine {
         self.databases.write().insert(id, database.clone());
         let body = CreateDatabase { name };
         let committed = async {
-            let admission = self.admit_ddl(&database, None).await?;
+            let admission = self.admit_ddl(&database, None, false).await?;
             let part = body_part(Operation::CreateDatabase, TableId(0), Some(&body))?;
             self.commit_ddl(&database, admission, part, Effect::CreateDatabase(body)).await
         }
@@ -40,25 +40,20 @@ impl Engine {
     }
 
     pub(crate) async fn drop_database_here(self: Arc<Self>, name: String) -> Result<Receipt> {
-        match self.drop_database_once(&name).await {
+        match self.drop_database_once(&name, false).await {
             Err(error) if error.is_full() => {
-                self.flush_is_over().await;
-                self.drop_database_once(&name).await
+                // What a flush had written, or a failed one had taken, is free for what makes space.
+                self.drop_database_once(&name, true).await
             }
             outcome => outcome,
         }
     }
 
-    /// What a flush had written, or a failed one had taken, is free for what makes space.
-    async fn flush_is_over(&self) {
-        drop(self.flushing.lock().await);
-    }
-
-    async fn drop_database_once(&self, name: &str) -> Result<Receipt> {
+    async fn drop_database_once(&self, name: &str, alone: bool) -> Result<Receipt> {
         let _names = self.names.lock().await;
         let database = self.database_named(name)?;
         let _ddl = database.ddl.lock().await;
-        let admission = self.admit_end(&database, false).await?;
+        let admission = self.admit_end(&database, false, alone).await?;
         let part = body_part::<()>(Operation::DropDatabase, TableId(0), None)?;
         let receipt = self.commit_ddl(&database, admission, part, Effect::DropDatabase).await?;
         // A crash between the two leaves the fact to the next start.
@@ -73,7 +68,7 @@ impl Engine {
     ) -> Result<Receipt> {
         let database = self.database_named(&database)?;
         let _ddl = database.ddl.lock().await;
-        let admission = self.admit_ddl(&database, None).await?;
+        let admission = self.admit_ddl(&database, None, false).await?;
         let version = database.version();
         if version.table(&definition.name).is_some() {
             return Err(EngineError::AlreadyExists { kind: "table", name: definition.name });
@@ -84,16 +79,13 @@ impl Engine {
     }
 
     pub(crate) async fn drop_table_here(self: Arc<Self>, database: String, table: String) -> Result<Receipt> {
-        match self.drop_table_once(&database, &table).await {
-            Err(error) if error.is_full() => {
-                self.flush_is_over().await;
-                self.drop_table_once(&database, &table).await
-            }
+        match self.drop_table_once(&database, &table, false).await {
+            Err(error) if error.is_full() => self.drop_table_once(&database, &table, true).await,
             outcome => outcome,
         }
     }
 
-    async fn drop_table_once(&self, database: &str, table: &str) -> Result<Receipt> {
+    async fn drop_table_once(&self, database: &str, table: &str, alone: bool) -> Result<Receipt> {
         let database = self.database_named(database)?;
         let _ddl = database.ddl.lock().await;
         let find = || {
@@ -102,7 +94,7 @@ impl Engine {
         };
         Database::check_writable(&database.version())?;
         let id = find()?;
-        let admission = self.admit_ddl(&database, Some(id)).await?;
+        let admission = self.admit_ddl(&database, Some(id), alone).await?;
         let part = body_part::<()>(Operation::DropTable, id, None)?;
         self.commit_ddl(&database, admission, part, Effect::DropTable(id)).await
     }

@@ -67,7 +67,7 @@ pub struct Engine {
     pub(crate) names: tokio::sync::Mutex<()>,
     /// Shared from append to apply. A flush takes it for a moment: then nothing is written and not applied.
     pub(crate) gate: Arc<tokio::sync::RwLock<()>>,
-    pub(crate) flushing: tokio::sync::Mutex<()>,
+    pub(crate) flushing: Arc<tokio::sync::Mutex<()>>,
     pub(crate) memtable: Memtable,
     pub(crate) cache: DatafileCache,
     pub(crate) open: Arc<OpenTransactions>,
@@ -421,7 +421,7 @@ impl Engine {
             system_writing: tokio::sync::Mutex::default(),
             names: tokio::sync::Mutex::default(),
             gate: Arc::default(),
-            flushing: tokio::sync::Mutex::default(),
+            flushing: Arc::default(),
             open: Arc::default(),
             garbage,
             pins_written: tokio::sync::Mutex::default(),

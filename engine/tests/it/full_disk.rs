@@ -332,8 +332,11 @@ async fn a_drop_makes_space_on_a_full_disk() {
         // The ballast stays: what was dropped is the space.
         until("writes", async || {
             let mut transaction = engine.begin("other").unwrap();
-            transaction.append("bars", wide_rows(0..100, 2)).await.unwrap();
-            transaction.commit(CommitOptions::default()).await.is_ok()
+            let written = async {
+                transaction.append("bars", wide_rows(0..100, 2)).await?;
+                transaction.commit(CommitOptions::default()).await
+            };
+            written.await.inspect_err(|error| assert!(error.is_full(), "{error}")).is_ok()
         })
         .await;
         engine.shutdown().await.unwrap();

@@ -69,6 +69,9 @@ impl World {
             }
         }
         drop(applier);
+        if self.following.and_then(|id| self.replica.engine().history(id)).is_none_or(|info| info.ended) {
+            self.skipped.clear();
+        }
         self.check_replica().await;
     }
 
@@ -140,7 +143,8 @@ impl World {
     pub(super) fn skips_recovered(&mut self) {
         let Some(history) = self.following else { return self.skipped.clear() };
         let engine = self.replica.engine();
-        let Some(info) = engine.history(history) else { return self.skipped.clear() };
+        // With a history its letters end.
+        let Some(info) = engine.history(history).filter(|info| !info.ended) else { return self.skipped.clear() };
         self.skipped.retain(|seq| *seq <= info.position.seq.0);
         if let Some(unsure) = self.unsure.take()
             && !self.letters().contains(&unsure)
