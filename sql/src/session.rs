@@ -17,7 +17,7 @@ use tailrace_engine::TableVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Instance, Result, SqlError, feed, function,
+    Instance, Result, SqlError, feed, function, procedure,
     provider::{CATALOG, Catalog, PinnedVersion, register_store},
     statement::{
         Kind, Parser, Statement, call, copy, ddl,
@@ -330,7 +330,10 @@ impl Session {
             Kind::Copy(copy) => copy::copy(self, copy, &mut guard).await,
             Kind::Call { name, arguments } => {
                 self.outside_transaction("CALL")?;
-                match call::call(self, name, arguments, parameters).await? {
+                let called = call::call(self, name, arguments, parameters);
+                // What changes something is not left in its middle.
+                let outcome = if procedure::only_waits(name) { guard.run(called).await? } else { called.await? };
+                match outcome {
                     Outcome::Rows(rows) => Ok(Outcome::Rows(guard.rows(rows))),
                     done => Ok(done),
                 }

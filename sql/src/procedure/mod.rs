@@ -106,6 +106,11 @@ impl Procedure {
 /// Procedures of the tutorials that are named here and come later.
 const LATER: [&str; 3] = ["backup", "restore", "schedule_job"];
 
+/// Whether a procedure may end at any time, by a cancel or `statement_timeout`, because it changes nothing.
+pub(crate) fn only_waits(name: &str) -> bool {
+    name == Procedure::WaitFor.name()
+}
+
 /// Runs a procedure. `name` is in lower case unless it was quoted.
 pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
     let Some(procedure) = Procedure::ALL.into_iter().find(|procedure| procedure.name() == name) else {
