@@ -19,6 +19,7 @@ use crate::{
     frame::{self, Decoded, HEADER_LEN},
     history::{Histories, History, HistoryFold},
     index::Floor,
+    reserve::is_no_space,
     segment::{
         Predecessor, SEGMENT_HEADER_LEN, Segment, SegmentHeader, SegmentState, first_of_name, is_temporary, read_full,
     },
@@ -65,7 +66,7 @@ pub(crate) fn recover(
     };
     for (index, segment) in found.iter().enumerate() {
         let successor = found.get(index + 1).unwrap_or(&last_found).header.predecessor;
-        // A start that was cut short may have been sealing it. Earlier ones were sealed before its successor was made.
+        // It may have been about to be sealed. Earlier ones were, before anything was written behind their successor.
         let may_be_torn = index + 1 == found.len();
         recovery.take_followed(segment, successor, may_be_torn)?;
     }
@@ -202,8 +203,14 @@ impl Recovering<'_> {
             footer::encode(scan.end, header.first, scan.last, scan.last.last, &scan.records, &state, header.salt);
         let file = self.disk.open(path, true).map_err(|error| io_error("open", path, error))?;
         file.set_len(scan.end).map_err(|error| io_error("truncate", path, error))?;
-        let written = file.write_all_vectored_at(&mut [IoSlice::new(&footer)], scan.end);
-        written.map_err(|error| io_error("write", path, error))?;
+        if let Err(error) = file.write_all_vectored_at(&mut [IoSlice::new(&footer)], scan.end) {
+            if is_no_space(&error) {
+                // Half a footer is no end, and what lies in its space must not be seen.
+                file.set_len(scan.end).map_err(|error| io_error("truncate", path, error))?;
+                file.sync_all().map_err(|error| io_error("fsync", path, error))?;
+            }
+            return Err(io_error("write", path, error));
+        }
         file.sync_all().map_err(|error| io_error("fsync", path, error))?;
         let state = SegmentState { bytes: scan.end + footer.len() as u64, ..state };
         self.segments.insert(header.first, Arc::new(Segment::sealed(path.clone(), *header, state)));
@@ -267,11 +274,7 @@ impl Recovering<'_> {
             durable = durable.max(whole.last.last);
         }
         if durable >= whole.last.last && whole.last.last >= segment.header.first {
-            return match self.seal(&segment, &whole) {
-                Ok(()) => self.finish_sealed(&segment, whole.last, torn),
-                Err(error) if error.is_full() => self.finish_unsealed(segment, whole, torn),
-                Err(error) => Err(error),
-            };
+            return self.finish_whole(segment, whole, torn);
         }
         // Records above `durable` may be in the page cache alone.
         let after = std::mem::replace(&mut self.folds, before);
@@ -320,6 +323,29 @@ impl Recovering<'_> {
                 self.finish(last, Some(active), torn)
             }
             Err(WriteError::Broken(error)) => Err(error),
+        }
+    }
+
+    /// Goes on behind a segment that has no footer and whose records are certain. The next one is made first: a record
+    /// may have been refused before the log ended, a crash while the footer is written may show what lay in its space
+    /// before, and only the next segment says that it does not count.
+    fn finish_whole(mut self, segment: Found, whole: Scan, torn: Option<String>) -> Result<Recovered, LogError> {
+        // Its space may be what the next one needs.
+        let path = &segment.path;
+        let file = self.disk.open(path, true).map_err(|error| io_error("open", path, error))?;
+        file.set_len(whole.end).map_err(|error| io_error("truncate", path, error))?;
+        let active = match Active::begin(self.disk, self.clock, self.config, whole.last, self.node) {
+            Ok(active) => active,
+            Err(WriteError::Full(_)) => return self.finish_unsealed(segment, whole, torn),
+            Err(WriteError::Broken(error)) => return Err(error),
+        };
+        match self.seal(&segment, &whole) {
+            Ok(()) => self.finish(whole.last, Some(active), torn),
+            Err(error) if error.is_full() => {
+                active.discard(self.disk, self.config)?;
+                self.finish_unsealed(segment, whole, torn)
+            }
+            Err(error) => Err(error),
         }
     }
 

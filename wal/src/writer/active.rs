@@ -52,7 +52,7 @@ pub(crate) struct Active {
     #[cfg(feature = "simulation")]
     planted: Option<crate::simulation::PlantedBug>,
     /// A record was refused for want of space: its bytes may lie in free space and check under this segment's salt, so
-    /// nothing more is written here.
+    /// nothing more is written here but the footer, and that only when the next segment says where this one ends.
     pub(crate) is_cut: bool,
     /// The footer is written; the next segment could not be begun yet.
     pub(crate) is_sealed: bool,
@@ -132,6 +132,13 @@ impl Active {
         self.zeroed_to = self.zeroed_to.max(len);
     }
 
+    /// Undoes [`Active::begin`], durably: there was no space for what has to come with it.
+    pub(crate) fn discard(self, disk: &dyn Disk, config: &LogConfig) -> Result<(), LogError> {
+        let path = &self.segment.path;
+        disk.remove(path).map_err(|error| io_error("remove", path, error))?;
+        disk.sync_dir(&config.dir).map_err(|error| io_error("sync", &config.dir, error))
+    }
+
     /// Whether a frame of `len` bytes should go to the next segment.
     pub(crate) fn is_full_for(&self, len: u64) -> bool {
         self.is_sealed || self.is_cut || (self.end > SEGMENT_HEADER_LEN as u64 && self.end + len > self.segment_bytes)
@@ -173,6 +180,15 @@ impl Active {
         self.file.sync_data().map_err(|error| io_error("fdatasync", &self.segment.path, error))
     }
 
+    /// Gives back what is written ahead of the end.
+    pub(crate) fn trim(&mut self) -> Result<(), LogError> {
+        if self.zeroed_to > self.end {
+            self.file.set_len(self.end).map_err(|error| io_error("truncate", &self.segment.path, error))?;
+            self.zeroed_to = self.end;
+        }
+        Ok(())
+    }
+
     /// Cuts the zeros off, appends the footer and syncs all of it.
     pub(crate) fn seal(&mut self, last: Predecessor, durable: Lsn) -> Result<(), WriteError> {
         let footer = {
@@ -180,12 +196,8 @@ impl Active {
             let records = self.open.records.read();
             footer::encode(self.end, self.open.first, last, durable, &records, &state, self.open.salt)
         };
+        self.trim().map_err(WriteError::Broken)?;
         let path = &self.segment.path;
-        if self.zeroed_to > self.end {
-            let cut = self.file.set_len(self.end);
-            cut.map_err(|error| WriteError::Broken(io_error("truncate", path, error)))?;
-            self.zeroed_to = self.end;
-        }
         match self.file.write_all_vectored_at(&mut [IoSlice::new(&footer)], self.end) {
             Ok(()) => {}
             Err(error) if is_no_space(&error) => return Err(self.cut_back()),

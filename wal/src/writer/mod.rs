@@ -363,12 +363,17 @@ impl Writer {
             self.active.segment.update(forget);
         }
         // One without records is replaced under its name.
-        if !self.active.is_sealed && !is_empty {
-            self.active.seal(self.last, self.shared.marks.durable())?;
-            self.synced();
-        }
+        let has_end = self.active.is_sealed || is_empty;
+        let next = if self.active.is_cut && !has_end {
+            self.end_cut()?
+        } else {
+            if !has_end {
+                self.active.seal(self.last, self.shared.marks.durable())?;
+                self.synced();
+            }
+            self.begin_next()?
+        };
         let shared = &self.shared;
-        let next = Active::begin(&*shared.disk, &*shared.clock, &shared.config, self.last, shared.node)?;
         shared.segments.write().insert(next.open.first, next.segment.clone());
         shared.rolled.notify_one();
         self.active = next;
@@ -376,10 +381,32 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs and seals, so that the next start needs no scan.
+    fn begin_next(&self) -> Result<Active, WriteError> {
+        let shared = &self.shared;
+        Active::begin(&*shared.disk, &*shared.clock, &shared.config, self.last, shared.node)
+    }
+
+    /// Seals a segment of which a record was refused, behind the next one, which is returned. A crash while the footer is
+    /// written may show what lay in its space before. That may be the refused record, and it must not come back: the next
+    /// segment says that it does not count.
+    fn end_cut(&mut self) -> Result<Active, WriteError> {
+        self.active.trim().and_then(|()| self.sync()).map_err(WriteError::Broken)?;
+        let next = self.begin_next()?;
+        match self.active.seal(self.last, self.shared.marks.durable()) {
+            Ok(()) => Ok(next),
+            Err(WriteError::Full(error)) => {
+                next.discard(&*self.shared.disk, &self.shared.config).map_err(WriteError::Broken)?;
+                Err(WriteError::Full(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Syncs and seals, so that the next start needs no scan. One of which a record was refused is left to the next start:
+    /// only behind the next segment may it get its footer.
     fn close(&mut self) -> Result<(), LogError> {
         self.sync()?;
-        if !self.active.is_sealed && self.last.last >= self.active.open.first {
+        if !self.active.is_sealed && !self.active.is_cut && self.last.last >= self.active.open.first {
             match self.active.seal(self.last, self.shared.marks.durable()) {
                 Ok(()) | Err(WriteError::Full(_)) => {}
                 Err(WriteError::Broken(error)) => return Err(error),

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::FutureExt;
+use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tailrace_wal::{
-    LogConfig, LogError, Lsn, Persistence,
-    simulation::{CallKind, Failure, SimulatedDisk},
+    Log, LogConfig, LogError, Lsn, Persistence,
+    simulation::{CallKind, Failure, SimulatedClock, SimulatedDisk, Stepper},
 };
 
-use crate::support::{HISTORY, append, commit, number, open_on, replay, start};
+use crate::support::{HISTORY, NODE, append, append_numbers, commit, number, open_on, replay, start};
 
 /// What a run was told.
 #[derive(Debug, Default)]
@@ -202,4 +204,80 @@ async fn readers_see_the_end_of_a_poisoned_log() {
     assert!(matches!(append(&log, commit(HISTORY, b"later")).await, Err(LogError::Poisoned { .. })));
     assert!(matches!(log.close().await, Err(LogError::Poisoned { .. })));
     assert!(log.status().poisoned);
+}
+
+/// How a log goes on that has refused a record.
+#[derive(Debug, Clone, Copy)]
+enum GoesOn {
+    Writes,
+    Rolls,
+    Closes,
+    /// The process is killed and started again.
+    Starts,
+}
+
+/// Lets the writer do all that `work` asks for.
+fn stepped<T>(work: impl Future<Output = T>, stepper: &mut Stepper) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Some(done) = work.as_mut().now_or_never() {
+            return done;
+        }
+        assert!(stepper.step(), "it waits for nothing");
+    }
+}
+
+/// The refused record's bytes lie in free space, where the footer of its segment goes: a crash may show them there.
+#[test]
+fn what_was_refused_stays_away_when_its_segment_ends() {
+    let mut images = 0;
+    let ways = [GoesOn::Writes, GoesOn::Rolls, GoesOn::Closes, GoesOn::Starts];
+    for (seed, how) in (0..30).flat_map(|seed| ways.map(|how| (seed, how))) {
+        let mut disk = SimulatedDisk::new(seed);
+        let clock = Arc::new(SimulatedClock::new(seed));
+        let opened = Log::open_stepped(config(), NODE, Lsn::ZERO, disk.shared(), clock);
+        let (log, mut stepper, recovery) = opened.unwrap();
+        start(&log, &recovery, HISTORY);
+        // They end where a block of the disk does, and their footer is longer than a record.
+        stepped(append_numbers(&log, 0..20), &mut stepper);
+        let durable = log.status().durable;
+        disk.fail_from(0, Failure::Full);
+        // The write stops somewhere, mostly behind the first of them.
+        let batch = [20_u32.to_le_bytes().to_vec(), vec![0; 30_000]];
+        let queued = batch.map(|bytes| log.append(commit(HISTORY, &bytes), Persistence::Async).now_or_never());
+        stepper.step();
+        for queued in queued {
+            let refused = queued.unwrap().unwrap().written().now_or_never();
+            assert!(matches!(refused, Some(Err(LogError::Full { .. }))), "{refused:?}");
+        }
+        disk.heal();
+        let mut running = Some((log, stepper));
+        if matches!(how, GoesOn::Starts) {
+            let left = disk.fork();
+            running = None;
+            disk = left;
+        }
+        let crashed = Arc::new(Mutex::new((StdRng::seed_from_u64(seed), Vec::new())));
+        let seen = crashed.clone();
+        disk.observe(Some(Arc::new(move |disk, _| {
+            let (random, images) = &mut *seen.lock();
+            images.extend((0..12).map(|_| disk.image(random)));
+        })));
+        match (how, &mut running) {
+            (GoesOn::Writes, Some((log, stepper))) => stepped(append_numbers(log, 21..22), stepper),
+            (GoesOn::Rolls, Some((log, stepper))) => stepped(log.roll(), stepper).unwrap(),
+            (GoesOn::Closes, Some((log, stepper))) => stepped(log.clone().close(), stepper).unwrap(),
+            _ => drop(open_on(config(), durable, disk.shared()).unwrap()),
+        }
+        disk.observe(None);
+        drop(running);
+        let crashed = std::mem::take(&mut crashed.lock().1);
+        for image in crashed.iter().chain([&disk.fork()]) {
+            images += 1;
+            let numbers = recovered(image);
+            assert!(numbers[..20].iter().copied().eq(0..20), "seed {seed}, {how:?}: {numbers:?}");
+            assert!([&[][..], &[21]].contains(&&numbers[20..]), "seed {seed}, {how:?}: {numbers:?}");
+        }
+    }
+    assert!(images > 5000, "{images}");
 }

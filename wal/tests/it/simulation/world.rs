@@ -417,7 +417,7 @@ impl World {
         watcher.sums.fulls += fulls;
         if fulls > 0 {
             // What was refused must not come back.
-            for _ in 0..self.plan.images.min(self.plan.images_percent) * 3 {
+            for _ in 0..self.plan.images.min(self.plan.images_percent) * 8 {
                 watcher.image(&self.disk).map_err(|failure| format!("an image of a crash: {failure}"))?;
             }
         }
