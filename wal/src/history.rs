@@ -19,6 +19,11 @@ pub(crate) struct HistoryFold {
     logged: Option<Position>,
     /// Transactions with fragments and neither commit nor abort.
     pub(crate) open: BTreeMap<(Epoch, TransactionNumber), OpenTransaction>,
+    /// Where the history was last begun anew, or in its middle: fragments of transactions that were begun up to there may
+    /// be elsewhere. `None`: everything since its beginning came here.
+    begun_at: Option<Seq>,
+    /// Of the last record, as far as it was seen itself.
+    restart_seq: Seq,
     /// Of the log that writes it.
     #[cfg(feature = "simulation")]
     pub(crate) planted: Option<crate::simulation::PlantedBug>,
@@ -58,6 +63,9 @@ impl HistoryFold {
         if let Some(floor) = broken {
             self.open.retain(|_, open| open.first_fragment > floor.lsn);
         }
+        if broken.is_some() || self.logged.is_none() {
+            self.begin_at(before, is_commit);
+        }
         let key = (header.epoch, header.transaction);
         let mut large = None;
         // Of a commit that lists more fragments than were seen here, the first ones are not retained.
@@ -85,7 +93,8 @@ impl HistoryFold {
                     after: header.seq,
                     fragments: 0,
                 });
-                open.fragments += 1;
+                // One that comes again counts once.
+                open.fragments = open.fragments.max(header.fragment.0.saturating_add(1));
             }
             RecordKind::Abort if planted!(self, KeepsAbortedOpen) => {}
             RecordKind::Abort => {
@@ -95,16 +104,31 @@ impl HistoryFold {
         if !is_commit && (self.logged.is_none() || broken.is_some()) {
             self.begin(header);
         }
+        self.restart_seq = header.restart_seq;
         Folded { before, broken, large, ended }
     }
 
     /// Takes in all of one segment's records by their summary.
     pub(crate) fn take_summary(&mut self, summary: &HistorySummary) {
         self.open = summary.open.iter().map(|open| ((open.epoch, open.number), *open)).collect();
+        match summary.broken {
+            Some(floor) => self.begun_at = Some(floor.seq),
+            None if self.logged.is_none() => self.begin_at(summary.boundary, true),
+            None => {}
+        }
+        self.restart_seq = Seq::ZERO;
         if let Some(end) = summary.end {
             self.end = Some(end);
             self.logged = Some(end.position);
         }
+    }
+
+    /// The records at hand are the first after `seq`, or do not continue those before them. Before its first commit a
+    /// history that is begun anew comes from ever later places (`is_certain`: this is the last).
+    fn begin_at(&mut self, seq: Seq, is_certain: bool) {
+        let is_beginning = seq == Seq::ZERO && self.logged.is_none();
+        let known = self.begun_at.filter(|_| !is_certain);
+        self.begun_at = if is_beginning { known } else { known.max(Some(seq)) };
     }
 
     /// Whether the records alone tell where the history stands.
@@ -120,6 +144,13 @@ impl HistoryFold {
         if !replaced {
             self.end = Some(end);
         }
+    }
+
+    /// Whether fragments of a record's transaction may be elsewhere. What is open was begun at the restart seq or later; a
+    /// commit states that of the others, its own transaction was open in the record before it.
+    fn may_be_elsewhere(&self, header: &HistoryHeader) -> bool {
+        let begun_from = if header.kind == RecordKind::Commit { self.restart_seq } else { header.restart_seq };
+        self.begun_at.is_some_and(|begun_at| begun_from <= begun_at)
     }
 
     /// Whether the records alone lead to `position`.
@@ -198,6 +229,8 @@ impl History {
                 self.fold.open.clear();
                 self.ended.clear();
             }
+            let is_beginning = !has_records && end.position.seq == Seq::ZERO;
+            self.fold.begun_at = (!is_beginning).then_some(end.position.seq);
         }
         self.fold.end = Some(end);
         self.opened += 1;
@@ -338,11 +371,15 @@ pub(crate) fn check_verbatim(fold: &HistoryFold, header: &HistoryHeader) -> Resu
 /// A fragment follows those before it, a commit all that it lists, as far as that is known: a reader of this log must
 /// find them.
 fn check_fragments_before(fold: &HistoryFold, header: &HistoryHeader) -> Result<(), LogError> {
-    // After a repair, fragments from before the position come again between others, and are not all counted: known is
-    // only what began with its first fragment in the records that the history goes on from.
-    let open = fold.open.get(&(header.epoch, header.transaction)).filter(|open| open.first_fragment > Lsn::ZERO);
-    let here = open.map_or(u32::MAX, |open| open.fragments);
-    if header.fragment.0 <= here || planted!(fold, TakesAfterRefused) {
+    let open = fold.open.get(&(header.epoch, header.transaction));
+    let here = open.map_or(0, |open| open.fragments);
+    // After a repair, fragments from before its position come again between others, and those of a transaction need not all
+    // be counted. One that is known from its first fragment on is.
+    let is_counted = match open {
+        Some(open) => open.first_fragment > Lsn::ZERO,
+        None => !fold.may_be_elsewhere(header),
+    };
+    if header.fragment.0 <= here || !is_counted || planted!(fold, TakesAfterRefused) {
         return Ok(());
     }
     Err(LogError::Invalid {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use tailrace_wal::{
-    Appending, FragmentNumber, Frame, Log, LogConfig, LogError, Lsn, Payload, Persistence, Record, RecordKind, Run,
-    Seq, VerbatimRecord, Written,
+    Appending, FragmentNumber, Frame, HistoryEnd, Log, LogConfig, LogError, Lsn, Payload, Persistence, Record,
+    RecordKind, Run, Seq, VerbatimRecord, Written,
     simulation::{Failure, SimulatedClock, SimulatedDisk, Stepper},
 };
 
-use crate::support::{HISTORY, NODE, abort, append, commit, fragment, open_history, part, replay, start};
+use crate::support::{HISTORY, NODE, abort, append, append_frame, commit, fragment, open_history, part, replay, start};
 
 /// A history with a large transaction, an aborted one, and commits between.
 async fn original() -> Vec<Frame> {
@@ -39,6 +39,25 @@ async fn original() -> Vec<Frame> {
     replay(&log, Lsn::ZERO).unwrap()
 }
 
+/// [`original`] and behind it another large transaction.
+async fn longer() -> Vec<Frame> {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open_history(dir.path());
+    for frame in original().await {
+        append_frame(&log, &frame).await.unwrap();
+    }
+    let large = log.begin_transaction(HISTORY).unwrap();
+    let first = fragment(HISTORY, large, 0, b"begins after all");
+    let mut rest = fragment(HISTORY, large, 2, b"ends");
+    let second = fragment(HISTORY, large, 1, b"goes on");
+    let payload = Payload::new(vec![part(b"rest")], vec![first.payload.hash, second.payload.hash], None).unwrap();
+    rest = Record { kind: RecordKind::Commit, payload, ..rest };
+    for record in [first, second, rest] {
+        append(&log, record).await.unwrap();
+    }
+    replay(&log, Lsn::ZERO).unwrap()
+}
+
 struct Copy {
     disk: SimulatedDisk,
     log: Log,
@@ -47,12 +66,24 @@ struct Copy {
 
 impl Copy {
     fn new() -> Self {
-        let disk = SimulatedDisk::new(1);
+        Self::on(SimulatedDisk::new(1))
+    }
+
+    fn on(disk: SimulatedDisk) -> Self {
         let clock = Arc::new(SimulatedClock::new(1));
         let opened = Log::open_stepped(LogConfig::new("log"), NODE, Lsn::ZERO, disk.shared(), clock);
         let (log, stepper, recovery) = opened.unwrap();
         start(&log, &recovery, HISTORY);
         Self { disk, log, stepper }
+    }
+
+    /// The process is killed and started again.
+    fn started_again(self) -> Self {
+        Self::on(self.disk.fork())
+    }
+
+    fn take_one(&mut self, frame: &Frame) -> Result<Written, LogError> {
+        self.take(&Run::new(), std::slice::from_ref(frame)).remove(0)
     }
 
     fn queue(&self, run: &Run, frame: &Frame) -> Result<Appending, LogError> {
@@ -157,9 +188,7 @@ async fn a_commit_needs_its_fragments_in_the_log() {
         |seq| frames.iter().position(|frame| frame.header.kind == RecordKind::Commit && frame.header.seq == Seq(seq));
     let end = at(3).unwrap();
     assert!(large.contains(&end));
-    // Without its first fragment it looks as after a repair, where the log does not know what came before: there only
-    // the run that it came in helps.
-    for missing in large.into_iter().filter(|missing| *missing < end).skip(1) {
+    for missing in large.into_iter().filter(|missing| *missing < end) {
         tokio::task::yield_now().await;
         let mut copy = Copy::new();
         for (index, frame) in frames.iter().enumerate().take(end + 1) {
@@ -174,6 +203,48 @@ async fn a_commit_needs_its_fragments_in_the_log() {
                 }
                 taken => assert!(taken.is_ok() && !is_behind, "{index} without {missing}: {taken:?}"),
             }
+        }
+    }
+}
+
+/// A repair replaces the position; what was open there comes again, and what is over by then comes in pieces.
+#[tokio::test]
+async fn only_after_a_repair_may_a_transaction_lack_its_beginning() {
+    let frames = longer().await;
+    let place = |kind, seq| {
+        let is_it = |frame: &Frame| (frame.header.kind, frame.header.seq) == (kind, Seq(seq));
+        frames.iter().position(is_it).unwrap()
+    };
+    let (begins, second, third) =
+        (place(RecordKind::Fragment, 1), place(RecordKind::Commit, 2), place(RecordKind::Commit, 3));
+    let (begins_after, fifth) = (place(RecordKind::Fragment, 4), place(RecordKind::Commit, 5));
+    for (missing, starts) in (0..=3).flat_map(|missing| [false, true].map(|starts| (missing, starts))) {
+        tokio::task::yield_now().await;
+        let mut copy = Copy::new();
+        copy.take_one(&frames[0]).unwrap();
+        let header = frames[second].header;
+        let end = HistoryEnd { position: header.position(), commit_time: header.commit_time };
+        copy.log.open_history(end).unwrap();
+        // The feed starts at the position's restart seq; commits that are here are left out.
+        for frame in frames[begins + missing..=third].iter().filter(|frame| frame.header != header) {
+            copy.take_one(frame).unwrap();
+        }
+        if starts {
+            copy = copy.started_again();
+        }
+        for frame in &frames[third + 1..begins_after] {
+            copy.take_one(frame).unwrap();
+        }
+        if starts {
+            copy = copy.started_again();
+        }
+        // This one was begun behind the repair: all of it has to come.
+        for frame in &frames[begins_after + 1..=fifth] {
+            let taken = copy.take_one(frame);
+            assert!(matches!(taken, Err(LogError::Invalid { .. })), "{missing}, {starts}: {taken:?}");
+        }
+        for frame in &frames[begins_after..=fifth] {
+            copy.take_one(frame).unwrap();
         }
     }
 }
