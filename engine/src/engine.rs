@@ -184,6 +184,21 @@ impl Engine {
         self.applied_changed.subscribe()
     }
 
+    /// Waits until everything of a history up to `seq` is applied here, that is readable.
+    ///
+    /// # Errors
+    /// [`EngineError::DatabaseStopped`] when it never will be, [`EngineError::NotFound`] for a history that is not here
+    /// or ended before.
+    pub async fn applied(&self, history: HistoryId, seq: Seq) -> Result<()> {
+        if let Some(database) = self.database(history) {
+            return database.applied(seq).await;
+        }
+        match self.history(history) {
+            Some(ended) if ended.position.seq >= seq => Ok(()),
+            _ => Err(EngineError::NotFound { kind: "history", name: history.to_string() }),
+        }
+    }
+
     /// Histories here, ended ones included, except `system`.
     pub fn histories(&self) -> Vec<HistoryInfo> {
         let ids: Vec<HistoryId> = {

@@ -116,3 +116,25 @@ async fn a_second_transaction_with_a_key_gets_the_first_receipt() {
     assert_eq!(again.position, receipts[0].position);
     assert_eq!(ids(&engine, "bars").await.len(), 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_applied_yet_can_be_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    market(&engine).await;
+    let here = insert(&engine, "bars", rows(0..10, 1)).await.position;
+    engine.applied(here.history, here.seq).await.unwrap();
+    let (waiting, next) = (engine.clone(), here.seq.next());
+    let waiter = tokio::spawn(async move {
+        waiting.applied(here.history, next).await.unwrap();
+        waiting.version().database("market").unwrap().position.seq
+    });
+    assert!(!waiter.is_finished());
+    insert(&engine, "bars", rows(10..20, 1)).await;
+    assert!(waiter.await.unwrap() >= next);
+    // The end of a history that is over can be asked for, nothing after it.
+    let end = engine.drop_database("market").await.unwrap().position;
+    engine.applied(here.history, end.seq).await.unwrap();
+    let error = engine.applied(here.history, end.seq.next()).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotFound { .. }), "{error}");
+}
