@@ -3,13 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport};
-use tailrace_replicator::{Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaGrant, TlsConfig};
+use tailrace_replicator::{
+    CompressionPolicy, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant, TlsConfig,
+};
 use tailrace_sql::{Instance, Server, SqlConfig};
 use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
 
 use crate::{
     Error, Result,
-    config::{ListenAddress, PrimarySettings, ReplicaSettings, Settings, WalPersistence, listing},
+    config::{Compression, ListenAddress, PrimarySettings, ReplicaSettings, Settings, WalPersistence, listing},
 };
 
 /// A running node.
@@ -164,10 +166,26 @@ fn publisher_config(settings: &Settings, primary: &PrimarySettings) -> Result<Pu
             let grant = |grant: &crate::config::GrantSettings| ReplicaGrant {
                 name: grant.name.clone(),
                 databases: grant.databases.clone(),
+                compression: grant.compression.map(compression_policy),
+                rate_limit: grant.rate_limit.map(|rate| rate.0),
             };
             grants.iter().map(grant).collect()
         }),
+        flow: ReplicaFlow {
+            compression: compression_policy(primary.compression),
+            rate_limit: primary.rate_limit.map(|rate| rate.0),
+        },
+        cache_bytes: primary.cache_bytes.0,
+        send_bytes: primary.send_bytes.0,
     })
+}
+
+fn compression_policy(compression: Compression) -> CompressionPolicy {
+    match compression {
+        Compression::Auto => CompressionPolicy::Auto,
+        Compression::None => CompressionPolicy::None,
+        Compression::Zstd => CompressionPolicy::Zstd,
+    }
 }
 
 fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<FollowerConfig> {
@@ -176,6 +194,7 @@ fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<Fol
         primary_addresses: replica.primary_addresses.clone(),
         databases: replica.databases.clone(),
         apply_workers: replica.apply_workers,
+        receive_bytes: replica.receive_bytes.0,
         tls: tls_config(settings)?,
         apply_user: replica.apply_user.clone(),
         backoff_min: replica.backoff_min.0,

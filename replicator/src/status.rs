@@ -60,6 +60,8 @@ pub struct ReplicaFeedStatus {
     pub replica: String,
     /// Its address, while connected.
     pub address: Option<String>,
+    /// The way to it, while connected; the same for all of its databases.
+    pub link: Option<ReplicaLinkStatus>,
     /// Database name.
     pub database: String,
     /// Its history.
@@ -90,6 +92,42 @@ pub struct ReplicaFeedStatus {
     pub state: ReplicationState,
     /// Reason for a state other than ENABLED, with the remedy.
     pub reason: Option<String>,
+}
+
+/// On the primary: the way to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaLinkStatus {
+    /// Whether chunks are compressed for it now.
+    pub compressed: bool,
+    /// Bytes per second that its connection acknowledges when it is busy; `None` before it was.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes per second that it is sent at most; `None`: no limit.
+    pub rate_limit: Option<u64>,
+    /// Bytes in memory that are on their way to it: read, and not acknowledged by its connection. Chunks of a few KiB are
+    /// not counted.
+    pub in_flight_bytes: u64,
+}
+
+impl ReplicaLinkStatus {
+    /// The form of its chunks, as shown and as in the settings: `none`, `zstd`.
+    pub fn compression(&self) -> &'static str {
+        if self.compressed { "zstd" } else { "none" }
+    }
+}
+
+/// On the primary: what its publisher sent and made since it started, and what it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublisherFigures {
+    /// Bytes sent, as on the wire, headers of packets not counted.
+    pub wire_bytes: u64,
+    /// The same, uncompressed.
+    pub raw_bytes: u64,
+    /// Chunks made, each once for all replicas that are at the same place.
+    pub chunks: u64,
+    /// Chunks compressed: none while nobody takes them compressed, each once however many do.
+    pub compressions: u64,
+    /// Bytes of chunks kept for others now.
+    pub cache_bytes: u64,
 }
 
 /// On the replica: one followed database.

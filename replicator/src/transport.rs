@@ -148,14 +148,6 @@ pub(crate) fn close(connection: &Connection, code: VarInt, reason: &str) {
     connection.close(code, &reason.as_bytes()[..end]);
 }
 
-/// Sends a header and its body on a stream of its own.
-pub(crate) async fn send_data(connection: &Connection, header: &DataHeader, body: Bytes) -> Result<(), String> {
-    let mut stream = connection.open_uni().await.map_err(|error| error.to_string())?;
-    let mut pieces = [Bytes::copy_from_slice(&header.encode()), body];
-    stream.write_all_chunks(&mut pieces).await.map_err(|error| error.to_string())?;
-    stream.finish().map_err(|error| error.to_string())
-}
-
 /// Why a data stream gave nothing.
 #[derive(Debug)]
 pub(crate) enum DataError {

@@ -3,6 +3,9 @@
 use super::{Settings, Size, explain::Sources};
 use crate::{Error, Result};
 
+/// A chunk at this rate takes half a minute; slower, a replica would look as if it were gone.
+const RATE_LIMIT_MIN: Size = Size(64 << 10);
+
 pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
     let refuse =
         |key: &str, message: String| Err(Error::Configuration(format!("{}: `{key}` {message}", sources.place(key))));
@@ -60,9 +63,24 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
         if primary.max_replicas == 0 {
             return refuse("replication.primary.max_replicas", "must be at least 1".to_owned());
         }
+        let sizes = [
+            ("replication.primary.rate_limit", primary.rate_limit.unwrap_or(RATE_LIMIT_MIN), RATE_LIMIT_MIN),
+            ("replication.primary.send_bytes", primary.send_bytes, Size(1 << 20)),
+        ];
+        for (key, size, least) in sizes {
+            if size < least {
+                return refuse(key, format!("= {size}: at least {least} is needed"));
+            }
+        }
         for grant in primary.replicas.iter().flatten() {
             if !is_name(&grant.name) {
                 return refuse("replication.primary.replicas", name_message(&grant.name));
+            }
+            if let Some(rate) = grant.rate_limit.filter(|rate| *rate < RATE_LIMIT_MIN) {
+                return refuse(
+                    "replication.primary.replicas",
+                    format!("has rate_limit = {rate} for {:?}: at least {RATE_LIMIT_MIN} is needed", grant.name),
+                );
             }
         }
     }
@@ -87,6 +105,14 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
         }
         if replica.apply_workers == 0 {
             return refuse("replication.replica.apply_workers", "must be at least 1".to_owned());
+        }
+        // Beyond it, the connection's own window would hold up control messages.
+        let (least, most) = (Size(4 << 20), Size(48 << 20));
+        if replica.receive_bytes < least || replica.receive_bytes > most {
+            return refuse(
+                "replication.replica.receive_bytes",
+                format!("= {}: from {least} to {most} are allowed", replica.receive_bytes),
+            );
         }
         if replica.task_failures_max == 0 {
             return refuse("replication.replica.task_failures_max", "must be at least 1".to_owned());

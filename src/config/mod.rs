@@ -23,8 +23,9 @@ pub(crate) use check::{is_name, name_message};
 pub use listing::listing;
 pub use quantity::{Size, Span};
 pub use sections::{
-    EngineSettings, FilesSettings, GrantSettings, ListenSettings, NodeSettings, NotYet, PrimarySettings, QuerySettings,
-    ReplicaSettings, ReplicationSettings, Settings, StorageSettings, TlsSettings, WalPersistence, WalSettings,
+    Compression, EngineSettings, FilesSettings, GrantSettings, ListenSettings, NodeSettings, NotYet, PrimarySettings,
+    QuerySettings, ReplicaSettings, ReplicationSettings, Settings, StorageSettings, TlsSettings, WalPersistence,
+    WalSettings,
 };
 pub use storage_url::StorageUrl;
 
@@ -107,6 +108,29 @@ mod tests {
         assert_eq!(settings.wal.sync_interval.0, std::time::Duration::from_millis(50));
         assert!(settings.files.allow[0].is_absolute() && settings.files.allow[0].ends_with("in"));
         assert_eq!(settings.files.allow[1], Path::new("/srv"));
+    }
+
+    #[test]
+    fn replicas_have_rates_and_forms_of_their_own() {
+        let tls = "[tls]\nca = \"ca\"\ncertificate = \"c\"\nkey = \"k\"\n[replication.primary]\n";
+        let with = |text: &str| format!("{NODE}{tls}{text}");
+        let settings = load_text(
+            &with(
+                "rate_limit = \"20 MB\"\nreplicas = [{ name = \"b\", compression = \"zstd\", rate_limit = \"1 MiB\" }]\n",
+            ),
+            &[],
+        );
+        let primary = settings.unwrap().replication.primary.unwrap();
+        assert_eq!((primary.compression, primary.rate_limit), (Compression::Auto, Some(Size(20_000_000))));
+        let grant = &primary.replicas.unwrap()[0];
+        assert_eq!((grant.compression, grant.rate_limit), (Some(Compression::Zstd), Some(Size(1 << 20))));
+
+        let message = refusal(&with("compression = \"lz4\"\n"), &[]);
+        assert!(message.contains("\"auto\", \"none\", \"zstd\""), "{message}");
+        let message = refusal(&with("rate_limit = \"1kB\"\n"), &[]);
+        assert!(message.contains("`replication.primary.rate_limit`") && message.contains("64KiB"), "{message}");
+        let message = refusal(&with("replicas = [{ name = \"b\", rate_limit = 0 }]\n"), &[]);
+        assert!(message.contains("rate_limit") && message.contains("\"b\""), "{message}");
     }
 
     #[test]

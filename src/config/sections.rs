@@ -186,6 +186,14 @@ pub struct PrimarySettings {
     pub max_replicas: u32,
     /// Who may pull what. Default: any replica whose certificate the CA signed, everything that is replicated.
     pub replicas: Option<Vec<GrantSettings>>,
+    /// Whether what replicas are sent is compressed. Default `auto`: as long as that carries more over a replica's link.
+    pub compression: Compression,
+    /// Bytes per second that a replica is sent at most, changes and repairs together. Default: no limit.
+    pub rate_limit: Option<Size>,
+    /// Memory for changes that were sent to one replica and are kept for others at the same place. Default 64 MiB.
+    pub cache_bytes: Size,
+    /// Memory for what is on its way to one replica. Default 64 MiB.
+    pub send_bytes: Size,
     /// Not supported yet.
     #[serde(skip_serializing)]
     pub require_ack_within: Option<NotYet>,
@@ -200,6 +208,25 @@ pub struct GrantSettings {
     /// Databases it may pull. Default: all that are replicated.
     #[serde(default)]
     pub databases: Option<Vec<String>>,
+    /// Whether what it is sent is compressed. Default: `replication.primary.compression`.
+    #[serde(default)]
+    pub compression: Option<Compression>,
+    /// Bytes per second that it is sent at most. Default: `replication.primary.rate_limit`.
+    #[serde(default)]
+    pub rate_limit: Option<Size>,
+}
+
+/// `compression` of `[replication.primary]` and of one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As long as compressed changes carry more over a replica's link than raw ones, as measured.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+    /// Always, where it makes them smaller.
+    Zstd,
 }
 
 /// `[replication.replica]`
@@ -217,6 +244,9 @@ pub struct ReplicaSettings {
     /// Threads that decode and check what arrives. Default: as many as cores.
     #[serde(default = "cores")]
     pub apply_workers: usize,
+    /// Memory for what is on its way from the primary and waits to be applied. Default 48 MiB.
+    #[serde(default = "receive_bytes")]
+    pub receive_bytes: Size,
     /// User under whose name transactions are applied here: it needs the rights `write` and `ddl` on their databases
     /// (`CALL grant_right`). Default: everything is applied.
     #[serde(default)]
@@ -297,7 +327,15 @@ impl Default for QuerySettings {
 
 impl Default for PrimarySettings {
     fn default() -> Self {
-        Self { max_replicas: 8, replicas: None, require_ack_within: None }
+        Self {
+            max_replicas: 8,
+            replicas: None,
+            compression: Compression::Auto,
+            rate_limit: None,
+            cache_bytes: Size(tailrace_replicator::PublisherConfig::CACHE_BYTES),
+            send_bytes: Size(tailrace_replicator::PublisherConfig::SEND_BYTES),
+            require_ack_within: None,
+        }
     }
 }
 
@@ -310,6 +348,10 @@ impl<'de> Deserialize<'de> for NotYet {
 
 fn data_dir() -> PathBuf {
     PathBuf::from("data")
+}
+
+fn receive_bytes() -> Size {
+    Size(tailrace_replicator::FollowerConfig::RECEIVE_BYTES)
 }
 
 fn task_failures_max() -> u32 {

@@ -53,12 +53,17 @@ key = "tls/node.key"
 # [replication.primary]
 # max_replicas = 8
 # replicas = [{{ name = "siteB", databases = ["market"] }}]   # default: whoever the CA signed, whatever is replicated
+# compression = "auto"              # "auto": zstd as long as it carries more over a replica's link; "none", "zstd"
+# rate_limit = "20MB"               # per second and replica; default: no limit. Both may stand in an entry of `replicas`, too
+# cache_bytes = "64MiB"             # changes kept for several replicas at the same place
+# send_bytes = "64MiB"              # what may be on its way to one replica
 
 # Uncomment to follow another cluster:
 # [replication.replica]
 # primary_addresses = ["primary.example.org:7443"]
 # databases = ["market"]            # default: all that are replicated
 # apply_workers = 2                 # default: as many as cores
+# receive_bytes = "48MiB"           # what is on its way from the primary and waits to be applied
 # apply_user = "replicator"         # applies as this user, with the rights it has here; default: everything is allowed
 # task_failures_max = 30            # failures of a task after which its database is STOPPED …
 # backoff_min = "100ms"             # … with pauses between them that double, with jitter …

@@ -6,6 +6,8 @@ const FOLLOWED: &str = "SELECT lag_tasks, lag_bytes, lag_seconds, catch_up_secon
      FROM system.followed WHERE database = 'market'";
 const REPLICAS: &str = "SELECT lag_tasks, lag_seconds > 0, catch_up_seconds, stuck_seconds IS NULL, headroom_bytes > 0, \
      headroom_seconds > 0 FROM system.replicas WHERE database = 'market'";
+/// Before anything of size was sent, `auto` is zstd. Nothing is known of who is not connected.
+const SERVED: &str = "SELECT compression, rate_limit FROM system.replicas WHERE database = 'market'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_know_how_far_and_what_is_not_known_is_not_shown_as_nothing() {
@@ -17,6 +19,7 @@ async fn both_sides_know_how_far_and_what_is_not_known_is_not_shown_as_nothing()
     replica.wait_for(SUMS, &[&refs(&sums(0..50))]).await;
     replica.wait_for(FOLLOWED, &[&["0", "0", "0", "0", "", ""]]).await;
     primary.wait_for(REPLICAS, &[&["0", "f", "0", "t", "t", "t"]]).await;
+    primary.wait_for(SERVED, &[&["zstd", ""]]).await;
 
     // Without a word of the primary nobody can say that there is nothing.
     primary.stop();
@@ -30,6 +33,7 @@ async fn both_sides_know_how_far_and_what_is_not_known_is_not_shown_as_nothing()
         primary.sql(&insert(first..first + 1)).await;
     }
     primary.wait_for(REPLICAS, &[&["3", "t", "", "f", "t", "t"]]).await;
+    primary.wait_for(SERVED, &[&["", ""]]).await;
     replica.start().await;
     replica.wait_for(FOLLOWED, &[&["0", "0", "0", "0", "", ""]]).await;
     primary.wait_for(REPLICAS, &[&["0", "f", "0", "t", "t", "t"]]).await;

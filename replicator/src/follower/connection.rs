@@ -101,7 +101,8 @@ async fn run(
     stop: &CancellationToken,
 ) -> Ended {
     let clock = shared.engine.clock();
-    let session = FollowerSession::new(&shared.config.name, shared.engine.node(), clock.monotonic());
+    let config = &shared.config;
+    let session = FollowerSession::new(&config.name, shared.engine.node(), config.receive_bytes, clock.monotonic());
     let session: Session = Arc::new(Mutex::new(session));
     let (events, mut heard) = mpsc::unbounded_channel();
     let (violations, mut violated) = mpsc::channel(1);

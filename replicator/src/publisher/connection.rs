@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, feed::Feed, repair::Repair, replicas::pin_key};
+use super::{Shared, feed::Feed, link::ReplicaLink, repair::Repair, replicas::pin_key};
 use crate::{
     ReplicationState,
     session::{GREETING_TIMEOUT, PublisherAction, PublisherSession, publisher::PublisherIdentity},
@@ -76,6 +76,7 @@ struct OpenFeed {
 struct Served {
     shared: Arc<Shared>,
     connection: Connection,
+    link: Arc<ReplicaLink>,
     control: ControlSender,
     session: Arc<Mutex<PublisherSession>>,
     replica: String,
@@ -106,10 +107,12 @@ impl Served {
         let identity = PublisherIdentity { cluster: config.name.clone(), node: shared.engine.node() };
         let now = shared.engine.clock().monotonic();
         let admitted = PublisherSession::new(identity, &replica, config.replicas.as_deref(), now).and_then(|session| {
-            let attached = shared.replicas.attach(&shared.engine, &replica, address, config.max_replicas)?;
-            Ok((session, attached))
+            let link = shared.link(connection.clone(), &replica);
+            let attached =
+                shared.replicas.attach(&shared.engine, &replica, address, link.clone(), config.max_replicas)?;
+            Ok((session, link, attached))
         });
-        let (session, attachment) = match admitted {
+        let (session, link, attachment) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 tracing::warn!(replica, %address, reason, "a replica was refused");
@@ -122,6 +125,7 @@ impl Served {
         let mut served = Self {
             shared: shared.clone(),
             connection: connection.clone(),
+            link,
             control,
             session: Arc::new(Mutex::new(session)),
             replica,
@@ -135,6 +139,7 @@ impl Served {
         for feed in served.feeds.values() {
             feed.task.abort();
         }
+        served.repairs.values().for_each(|(repair, _)| repair.over.cancel());
         let reason = match end {
             End::Said(reason) => {
                 served.control.farewell(&connection, CODE_DONE, &reason).await;
@@ -272,7 +277,11 @@ impl Served {
                     }
                     _ => return Some(End::Violation("it asked for a piece before it had the manifest".into())),
                 },
-                PublisherAction::EndRepair { feed } => drop(self.repairs.remove(&feed)),
+                PublisherAction::EndRepair { feed } => {
+                    if let Some((repair, _)) = self.repairs.remove(&feed) {
+                        repair.over.cancel();
+                    }
+                }
                 PublisherAction::Close(reason) => return Some(End::Said(reason)),
             }
         }
@@ -297,7 +306,7 @@ impl Served {
         let credit = Arc::new(Semaphore::new(0));
         let running = Feed {
             shared: self.shared.clone(),
-            connection: self.connection.clone(),
+            link: self.link.clone(),
             session: self.session.clone(),
             events: self.events.clone(),
             feed,
@@ -338,10 +347,11 @@ impl Served {
         self.shared.replicas.set_trouble(&self.replica, history, Some(trouble));
         let repair = Repair {
             shared: self.shared.clone(),
-            connection: self.connection.clone(),
+            link: self.link.clone(),
             events: self.events.clone(),
             feed,
             history,
+            over: CancellationToken::new(),
         };
         tokio::spawn(repair.clone().begin());
         self.repairs.insert(feed, (repair, None));

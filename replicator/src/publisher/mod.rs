@@ -1,31 +1,42 @@
 //! The primary's side: serves feeds and repairs.
 
+mod bucket;
+mod cache;
 mod catalog;
+mod chunk;
 mod connection;
 mod feed;
+mod figures;
+mod form;
+mod link;
 mod reader;
 mod repair;
 mod replicas;
+#[cfg(test)]
+mod stalled;
 mod wait;
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use quinn::Endpoint;
+use quinn::{Connection, Endpoint};
 use tailrace_engine::Engine;
 use tailrace_wal::HistoryId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{catalog::EngineCatalog, reader::HistoryReader, replicas::Replicas};
-use crate::{PublisherConfig, ReplicaFeedStatus, ReplicationError, ReplicationState, Result, tls, transport, watchdog};
+use self::{
+    cache::ChunkCache, catalog::EngineCatalog, figures::Figures, link::ReplicaLink, reader::HistoryReader,
+    replicas::Replicas,
+};
+use crate::{
+    PublisherConfig, PublisherFigures, ReplicaFeedStatus, ReplicationError, ReplicationState, Result, tls, transport,
+    watchdog,
+};
 pub use wait::ReplicaStage;
 
 /// How long sessions may take to say good-bye.
@@ -51,8 +62,8 @@ pub(crate) struct Shared {
     catalog: EngineCatalog,
     replicas: Replicas,
     readers: Mutex<HashMap<HistoryId, Arc<HistoryReader>>>,
-    sent_wire: AtomicU64,
-    sent_raw: AtomicU64,
+    cache: Arc<ChunkCache>,
+    figures: Arc<Figures>,
 }
 
 impl Publisher {
@@ -73,11 +84,11 @@ impl Publisher {
         let shared = Arc::new(Shared {
             catalog: EngineCatalog::new(engine.clone()),
             engine,
+            cache: Arc::new(ChunkCache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX))),
             config,
             replicas: Replicas::default(),
             readers: Mutex::default(),
-            sent_wire: AtomicU64::new(0),
-            sent_raw: AtomicU64::new(0),
+            figures: Arc::default(),
         });
         let publisher =
             Arc::new(Self { shared, endpoint, local, stop: CancellationToken::new(), tasks: TaskTracker::new() });
@@ -111,9 +122,16 @@ impl Publisher {
         }
     }
 
-    /// Bytes sent since start, as on the wire, and uncompressed.
-    pub fn sent_bytes(&self) -> (u64, u64) {
-        (self.shared.sent_wire.load(Ordering::Relaxed), self.shared.sent_raw.load(Ordering::Relaxed))
+    /// What was sent and made since start, and what is kept.
+    pub fn figures(&self) -> PublisherFigures {
+        let figures = &self.shared.figures;
+        PublisherFigures {
+            wire_bytes: figures.sent_wire.load(Ordering::Relaxed),
+            raw_bytes: figures.sent_raw.load(Ordering::Relaxed),
+            chunks: figures.chunks.load(Ordering::Relaxed),
+            compressions: figures.compressions(),
+            cache_bytes: self.shared.cache.bytes() as u64,
+        }
     }
 
     /// Ends sessions and closes the socket.
@@ -142,10 +160,16 @@ impl Shared {
         stuck.collect()
     }
 
+    /// The way to a replica.
+    fn link(&self, connection: Connection, replica: &str) -> Arc<ReplicaLink> {
+        let (clock, figures) = (self.engine.clock().clone(), self.figures.clone());
+        ReplicaLink::new(connection, clock, figures, self.config.flow_of(replica), self.config.send_bytes)
+    }
+
     /// The reader of a history, one for all feeds.
     fn reader(&self, history: HistoryId) -> Arc<HistoryReader> {
-        let mut readers = self.readers.lock();
-        readers.entry(history).or_insert_with(|| HistoryReader::new(self.engine.log().clone(), history)).clone()
+        let make = || HistoryReader::new(self.engine.clone(), history, self.cache.clone(), self.figures.clone());
+        self.readers.lock().entry(history).or_insert_with(make).clone()
     }
 }
 

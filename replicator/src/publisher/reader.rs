@@ -1,99 +1,28 @@
 //! Reads a history from the log and makes chunks of it, once for all replicas that are at the same place.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use tailrace_wal::{Frame, HistoryId, Log, LogError, Lsn, Position, Seq, Tail};
-use tokio::sync::{Notify, OnceCell};
-use xxhash_rust::xxh3::xxh3_64;
+use tailrace_engine::{Engine, EngineError};
+use tailrace_wal::{HistoryId, LogError, Tail};
+use tokio::sync::Notify;
 
-use crate::wire::{Compression, RecordsEncoder, compress};
-
-/// Encoded bytes of chunks kept for other replicas that are at the same place.
-const CACHE_BYTES: usize = 48 << 20;
-/// Below this a body is not worth compressing.
-const COMPRESS_MIN: usize = 256;
-/// Chunks up to this size are made where the feed runs: handing them to another thread would take longer.
-const INLINE_BYTES: usize = 16 << 10;
-
-/// A place in a history's records in this node's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Cursor {
-    /// Last record of the history that was read; 0 at the beginning of a feed.
-    lsn: Lsn,
-    /// A reader that starts after this commit and drops what lies at or before `lsn` is at the cursor.
-    restart: Seq,
-}
-
-impl Cursor {
-    /// After the commit of `restart`.
-    pub(crate) fn after(restart: Seq) -> Self {
-        Self { lsn: Lsn::ZERO, restart }
-    }
-}
-
-/// Consecutive records of a history.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    at: Cursor,
-    /// Where the next one begins.
-    pub(crate) next: Cursor,
-    pub(crate) first: Position,
-    pub(crate) last: Position,
-    pub(crate) records: u32,
-    raw: Bytes,
-    encoded: OnceCell<Encoded>,
-}
-
-/// A chunk's body as it is sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Encoded {
-    pub(crate) compression: Compression,
-    pub(crate) body: Bytes,
-    pub(crate) hash: u64,
-}
-
-impl Chunk {
-    /// Uncompressed length.
-    pub(crate) fn raw_len(&self) -> u32 {
-        self.raw.len() as u32
-    }
-
-    /// The body, made by the first who asks; on a blocking thread unless it is small.
-    pub(crate) async fn encoded(self: Arc<Self>) -> Result<Encoded, String> {
-        let encoded = self.encoded.get_or_try_init(|| {
-            let raw = self.raw.clone();
-            async move {
-                if raw.len() <= INLINE_BYTES {
-                    return encode(raw);
-                }
-                tokio::task::spawn_blocking(move || encode(raw)).await.map_err(|error| error.to_string())?
-            }
-        });
-        encoded.await.cloned()
-    }
-}
-
-fn encode(raw: Bytes) -> Result<Encoded, String> {
-    let (compression, body) = if raw.len() < COMPRESS_MIN {
-        (Compression::Raw, raw)
-    } else {
-        let compressed = compress(&raw)?;
-        if compressed.len() < raw.len() { (Compression::Zstd, compressed) } else { (Compression::Raw, raw) }
-    };
-    let hash = xxh3_64(&body);
-    Ok(Encoded { compression, body, hash })
-}
+use super::{
+    cache::ChunkCache,
+    chunk::{Chunk, Cursor, Filling},
+    figures::Figures,
+};
 
 /// Chunks of one history.
 #[derive(Debug)]
 pub(crate) struct HistoryReader {
-    log: Log,
+    engine: Arc<Engine>,
     history: HistoryId,
+    cache: Arc<ChunkCache>,
+    figures: Arc<Figures>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -103,8 +32,6 @@ struct State {
     feeds: usize,
     tails: Vec<(Cursor, Tail)>,
     reading: HashSet<Cursor>,
-    cache: VecDeque<Arc<Chunk>>,
-    cache_bytes: usize,
 }
 
 /// One feed's use of a reader.
@@ -112,8 +39,13 @@ struct State {
 pub(crate) struct ReaderUse(Arc<HistoryReader>);
 
 impl HistoryReader {
-    pub(crate) fn new(log: Log, history: HistoryId) -> Arc<Self> {
-        Arc::new(Self { log, history, state: Mutex::default(), changed: Notify::new() })
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        history: HistoryId,
+        cache: Arc<ChunkCache>,
+        figures: Arc<Figures>,
+    ) -> Arc<Self> {
+        Arc::new(Self { engine, history, cache, figures, state: Mutex::default(), changed: Notify::new() })
     }
 
     /// Registers a feed: chunks are kept only while there are several.
@@ -122,16 +54,17 @@ impl HistoryReader {
         ReaderUse(self.clone())
     }
 
-    /// The chunk at a cursor; waits until there is one. Whoever comes first to a place reads it, the others wait.
-    pub(crate) async fn next(self: Arc<Self>, at: Cursor) -> Result<Arc<Chunk>, LogError> {
+    /// The chunk at a cursor; waits until there is one. Whoever comes first to a place reads it, the others wait: the
+    /// future has to be polled until it is done, or dropped.
+    pub(crate) async fn next(self: Arc<Self>, at: Cursor) -> Result<Arc<Chunk>, EngineError> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let (first, tail) = {
                 let mut state = self.state.lock();
-                if let Some(chunk) = state.cache.iter().find(|chunk| chunk.at == at) {
-                    return Ok(chunk.clone());
+                if let Some(chunk) = self.cache.get(self.history, at) {
+                    return Ok(chunk);
                 }
                 let first = state.reading.insert(at);
                 let tail = state.tails.iter().position(|(cursor, _)| *cursor == at).filter(|_| first);
@@ -143,6 +76,7 @@ impl HistoryReader {
             }
             let _reading = Reading { reader: &self, at };
             let (tail, chunk) = self.read(at, tail).await?;
+            self.figures.chunks.fetch_add(1, Ordering::Relaxed);
             let chunk = Arc::new(chunk);
             let mut state = self.state.lock();
             let feeds = state.feeds.max(1);
@@ -151,23 +85,18 @@ impl HistoryReader {
                 state.tails.remove(0);
             }
             if feeds > 1 {
-                state.cache_bytes += chunk.raw.len();
-                state.cache.push_back(chunk.clone());
-                while state.cache_bytes > CACHE_BYTES
-                    && let Some(oldest) = state.cache.pop_front()
-                {
-                    state.cache_bytes -= oldest.raw.len();
-                }
+                // Under the lock: the last feed but one forgets what is kept.
+                self.cache.keep(&chunk);
             }
             return Ok(chunk);
         }
     }
 
-    async fn read(&self, at: Cursor, tail: Option<Tail>) -> Result<(Tail, Chunk), LogError> {
+    async fn read(&self, at: Cursor, tail: Option<Tail>) -> Result<(Tail, Chunk), EngineError> {
         let mut tail = match tail {
             Some(tail) => tail,
             None => {
-                let (log, history) = (self.log.clone(), self.history);
+                let (log, history) = (self.engine.log().clone(), self.history);
                 blocking(move || log.tail(history, at.restart)).await?
             }
         };
@@ -188,6 +117,8 @@ impl HistoryReader {
                 .await?;
             }
             if let Some(chunk) = filling.finish() {
+                // A record may be durable a moment before it is readable. Nobody is to see it elsewhere before it is here.
+                self.engine.applied(self.history, chunk.last.seq).await?;
                 return Ok((tail, chunk));
             }
         }
@@ -207,8 +138,7 @@ impl Drop for ReaderUse {
         let mut state = self.0.state.lock();
         state.feeds -= 1;
         if state.feeds < 2 {
-            state.cache.clear();
-            state.cache_bytes = 0;
+            self.0.cache.forget(self.0.history);
         }
         if state.feeds == 0 {
             state.tails.clear();
@@ -229,53 +159,6 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// A chunk in the making.
-struct Filling {
-    at: Cursor,
-    next: Cursor,
-    encoder: RecordsEncoder,
-    /// Positions of the first and the last record.
-    ends: Option<(Position, Position)>,
-}
-
-impl Filling {
-    fn new(at: Cursor) -> Self {
-        Self { at, next: at, encoder: RecordsEncoder::default(), ends: None }
-    }
-
-    fn take(&mut self, record: &Frame) {
-        // A tail that was opened anew begins before the cursor.
-        if record.lsn > self.at.lsn {
-            let position = record.header.position();
-            self.encoder.add(&record.header, &record.payload);
-            self.ends = Some((self.ends.map_or(position, |(first, _)| first), position));
-            self.next = Cursor { lsn: record.lsn, restart: record.header.restart_seq };
-        }
-    }
-
-    fn is_small(&self) -> bool {
-        self.encoder.len() <= INLINE_BYTES
-    }
-
-    /// Takes what is there, as far as there is room.
-    fn fill(&mut self, tail: &mut Tail) -> Result<(), LogError> {
-        while self.encoder.has_room()
-            && let Some(frame) = tail.try_next()?
-        {
-            self.take(&frame);
-        }
-        Ok(())
-    }
-
-    /// `None` when all records lay before the cursor.
-    fn finish(self) -> Option<Chunk> {
-        let (first, last) = self.ends?;
-        let records = self.encoder.records();
-        let raw = self.encoder.finish();
-        Some(Chunk { at: self.at, next: self.next, first, last, records, raw, encoded: OnceCell::new() })
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
@@ -283,5 +166,77 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         // The runtime is going down.
         Err(_) => Err(LogError::Closed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailrace_wal::Seq;
+
+    use super::*;
+    use crate::support::{Authority, Site};
+
+    const WRITERS: u64 = 4;
+    const COMMITS: u64 = 200;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_leaves_before_it_is_readable_here() {
+        let site = Site::new(&Authority::new(), "a").await;
+        site.market("market").await;
+        let engine = site.engine.clone();
+        let history = site.position("market").unwrap().history;
+        let reader = HistoryReader::new(engine.clone(), history, Arc::new(ChunkCache::new(0)), Arc::default());
+        let site = Arc::new(site);
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|_| {
+                let site = site.clone();
+                tokio::spawn(async move {
+                    for id in 0..COMMITS as i64 {
+                        site.insert("market", "bars", id..id + 1).await;
+                    }
+                })
+            })
+            .collect();
+        let mut at = Cursor::after(Seq::ZERO);
+        let mut last = Seq::ZERO;
+        while last < Seq(2 + WRITERS * COMMITS) {
+            let chunk = reader.clone().next(at).await.unwrap();
+            let here = site.position("market").unwrap().seq;
+            assert!(here >= chunk.last.seq, "seq {} left, {here} is readable", chunk.last.seq);
+            (at, last) = (chunk.next, chunk.last.seq);
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_kept_stays_within_its_budget() {
+        let site = Site::new(&Authority::new(), "a").await;
+        site.market("market").await;
+        for id in 0..40 {
+            site.insert("market", "bars", id * 3_000..(id + 1) * 3_000).await;
+        }
+        let end = site.position("market").unwrap();
+        let (cache, figures) = (Arc::new(ChunkCache::new(1 << 20)), Arc::<Figures>::default());
+        let reader = HistoryReader::new(site.engine.clone(), end.history, cache.clone(), figures.clone());
+        let (first, second) = (reader.register(), reader.register());
+        let mut at = Cursor::after(Seq::ZERO);
+        let mut last = Seq::ZERO;
+        let mut newest = None;
+        while last < end.seq {
+            let chunk = first.clone().next(at).await.unwrap();
+            // Its compressed form counts as well.
+            let encoded = chunk.encoded(crate::wire::Compression::Zstd, site.engine.clock(), &figures).await.unwrap();
+            assert_eq!(encoded.compression, crate::wire::Compression::Zstd);
+            cache.grown(&chunk);
+            assert!(cache.bytes() <= 1 << 20, "{} bytes are kept", cache.bytes());
+            newest = cache.get(end.history, at);
+            (at, last) = (chunk.next, chunk.last.seq);
+        }
+        assert_eq!(figures.chunks.load(Ordering::Relaxed), figures.compressions());
+        assert!(newest.is_none() || cache.bytes() > 0);
+        drop(second);
+        assert_eq!(cache.bytes(), 0, "one reader needs no copies");
     }
 }

@@ -1,28 +1,31 @@
 //! Repairs served: a database held at one position, its manifest, pieces of its datafiles.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::Connection;
 use tailrace_engine::RepairSource;
 use tailrace_wal::{HistoryId, Position};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Shared, connection::Event};
-use crate::{
-    transport::send_data,
-    wire::{Compression, DataHeader, DataKind, FeedNumber, MANIFEST_ENCODED_MAX, MANIFEST_RAW_MAX, compress},
+use super::{
+    Shared,
+    connection::Event,
+    link::{ReplicaLink, Room},
 };
+use crate::wire::{Compression, DataHeader, DataKind, FeedNumber, MANIFEST_ENCODED_MAX, MANIFEST_RAW_MAX, compress};
 
 /// Where a repair's answers go.
 #[derive(Clone)]
 pub(crate) struct Repair {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) connection: Connection,
+    pub(crate) link: Arc<ReplicaLink>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) feed: FeedNumber,
     pub(crate) history: HistoryId,
+    /// Fires when nobody wants its pieces any more.
+    pub(crate) over: CancellationToken,
 }
 
 impl Repair {
@@ -45,16 +48,26 @@ impl Repair {
             return Err(format!("the manifest has {raw_len} bytes, at most {MANIFEST_RAW_MAX} can be sent"));
         }
         let header = self.header(DataKind::Manifest, Compression::Zstd, 0, 0, raw_len as u32, &body);
-        self.send(header, body).await;
+        let room = self.link.room(body.len()).await;
+        self.send(header, body, room).await;
         Ok(source)
     }
 
-    /// Sends part of a datafile.
+    /// Sends part of a datafile, unless the repair is over before.
     pub(crate) async fn fetch(self, source: Arc<RepairSource>, datafile: u32, offset: u64, length: u32) {
+        let over = self.over.clone();
+        tokio::select! {
+            () = self.send_piece(source, datafile, offset, length) => {}
+            () = over.cancelled() => {}
+        }
+    }
+
+    async fn send_piece(self, source: Arc<RepairSource>, datafile: u32, offset: u64, length: u32) {
+        let room = self.link.room(length as usize).await;
         match source.read(datafile as usize, offset, u64::from(length)).await {
             Ok(body) if body.len() == length as usize => {
                 let header = self.header(DataKind::Piece, Compression::Raw, u64::from(datafile), offset, length, &body);
-                self.send(header, body).await;
+                self.send(header, body, room).await;
                 let _ = self.events.send(Event::PieceSent { feed: self.feed }).await;
             }
             Ok(body) => {
@@ -68,11 +81,9 @@ impl Repair {
         let _ = self.events.send(Event::RepairFailed { feed: self.feed, reason }).await;
     }
 
-    async fn send(&self, header: DataHeader, body: Bytes) {
-        self.shared.sent_wire.fetch_add((DataHeader::LEN + body.len()) as u64, Ordering::Relaxed);
-        self.shared.sent_raw.fetch_add(u64::from(header.raw_len), Ordering::Relaxed);
+    async fn send(&self, header: DataHeader, body: Bytes, room: Room) {
         // A lost connection ends the session elsewhere.
-        let _ = send_data(&self.connection, &header, body).await;
+        let _ = self.link.send(&header, body, room).await;
     }
 
     fn header(

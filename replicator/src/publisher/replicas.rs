@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use tailrace_wal::{CommitTime, HistoryId, PinKey, PinState, PinStatus, Seq};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::wait::Reached;
+use super::{link::ReplicaLink, wait::Reached};
 use crate::{ReplicaFeedStatus, ReplicationState};
 
 /// Name of replicas' pins before the replica's name.
@@ -34,6 +37,7 @@ pub(crate) struct Replicas {
 struct Attached {
     session: u64,
     address: SocketAddr,
+    link: Arc<ReplicaLink>,
     replaced: CancellationToken,
 }
 
@@ -61,6 +65,7 @@ impl Replicas {
         engine: &Engine,
         name: &str,
         address: SocketAddr,
+        link: Arc<ReplicaLink>,
         max_replicas: u32,
     ) -> Result<Attachment<'_>, String> {
         let mut attached = self.attached.lock();
@@ -75,7 +80,7 @@ impl Replicas {
         }
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let replaced = CancellationToken::new();
-        let entry = Attached { session, address, replaced: replaced.clone() };
+        let entry = Attached { session, address, link, replaced: replaced.clone() };
         if let Some(older) = attached.insert(name.to_owned(), entry) {
             older.replaced.cancel();
         }
@@ -151,8 +156,7 @@ impl Replicas {
         let now = engine.clock().monotonic();
         let keys: BTreeSet<&(String, HistoryId)> = pins.keys().chain(marks.keys()).collect();
         let rows = keys.into_iter().filter_map(|key| {
-            let address = attached.get(&key.0).map(|attached| attached.address.to_string());
-            let mut row = row(engine, key, address, pins.get(key), marks.get(key))?;
+            let mut row = row(engine, key, attached.get(&key.0), pins.get(key), marks.get(key))?;
             row.catch_up = self.reached.lock().catch_up(&key.0, key.1, row.lag_tasks, now);
             Some(row)
         });
@@ -181,7 +185,7 @@ fn replica_of(key: &PinKey) -> Option<&str> {
 fn row(
     engine: &Engine,
     (replica, history): &(String, HistoryId),
-    address: Option<String>,
+    attached: Option<&Attached>,
     pin: Option<&PinStatus>,
     mark: Option<&Mark>,
 ) -> Option<ReplicaFeedStatus> {
@@ -197,7 +201,8 @@ fn row(
     let (state, reason) = trouble.map_or((ReplicationState::Enabled, None), |(state, reason)| (state, Some(reason)));
     Some(ReplicaFeedStatus {
         replica: replica.clone(),
-        address,
+        address: attached.map(|attached| attached.address.to_string()),
+        link: attached.map(|attached| attached.link.status()),
         database: info.name,
         history: *history,
         acknowledged,

@@ -8,15 +8,14 @@ use std::{
 use tailrace_wal::{HistoryId, NodeId, Position, Seq};
 
 use super::{FEEDS_MAX, GREETING_TIMEOUT, NAME_BYTES_MAX};
-use crate::wire::{CloseCause, DataHeader, DataKind, FeedNumber, FollowerMessage, Offer, PROTOCOL, PrimaryMessage};
+use crate::wire::{
+    CHUNK_RAW_TARGET, CloseCause, DataHeader, DataKind, FeedNumber, FollowerMessage, Offer, PROTOCOL, PrimaryMessage,
+};
 
 /// Most histories that a primary may offer.
 const OFFERS_MAX: usize = 100_000;
 /// Chunks that one feed may have on their way and waiting to be applied.
 pub(crate) const FEED_WINDOW: u32 = 16;
-/// The same for all feeds together, as long as each has one: 24 chunks of about 2 MiB stay below the connection's
-/// window of 64 MiB.
-pub(crate) const SESSION_WINDOW: u32 = 24;
 
 /// What the task around the session has to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,14 +78,24 @@ struct Feed<T> {
     opened: bool,
     /// Granted and not received.
     credit: u32,
-    /// Received and not consumed.
-    held: u32,
+    /// Received and not consumed: uncompressed bytes by number.
+    held: BTreeMap<u64, u32>,
+    /// Uncompressed bytes of the largest chunk lately: what one more may have.
+    expected: u32,
     /// Headers accepted, whose bodies have not been handed in: numbers.
     arriving: Vec<u64>,
     next: u64,
     /// Position stated by the last record handed on.
     last: Position,
     early: BTreeMap<u64, (DataHeader, T)>,
+}
+
+impl<T> Feed<T> {
+    /// What it holds, and what may still come for the credit it gave.
+    fn bytes(&self) -> u64 {
+        let held: u64 = self.held.values().map(|&bytes| u64::from(bytes)).sum();
+        held + u64::from(self.credit) * u64::from(self.expected)
+    }
 }
 
 #[derive(Debug)]
@@ -106,12 +115,14 @@ pub(crate) struct FollowerSession<T> {
     by_history: HashMap<HistoryId, FeedNumber>,
     repairs: BTreeMap<FeedNumber, Repair>,
     pages: Vec<Offer>,
+    /// What all feeds together may have on their way and waiting, as long as each may have one chunk.
+    receive_bytes: u64,
     actions: VecDeque<FollowerAction>,
 }
 
 impl<T> FollowerSession<T> {
-    /// Begins with `hello`.
-    pub(crate) fn new(cluster: &str, node: NodeId, now: Duration) -> Self {
+    /// Begins with `hello`. `receive_bytes`: chunks on their way and waiting to be applied, uncompressed.
+    pub(crate) fn new(cluster: &str, node: NodeId, receive_bytes: u64, now: Duration) -> Self {
         let hello = FollowerMessage::Hello {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,6 +138,7 @@ impl<T> FollowerSession<T> {
             by_history: HashMap::new(),
             repairs: BTreeMap::new(),
             pages: Vec::new(),
+            receive_bytes,
             actions: VecDeque::from([FollowerAction::Send(hello)]),
         }
     }
@@ -210,7 +222,8 @@ impl<T> FollowerSession<T> {
                 history: position.history,
                 opened: false,
                 credit: 0,
-                held: 0,
+                held: BTreeMap::new(),
+                expected: CHUNK_RAW_TARGET as u32,
                 arriving: Vec::new(),
                 next: 0,
                 last: position,
@@ -253,7 +266,9 @@ impl<T> FollowerSession<T> {
             return Err(format!("it sent chunk {number} on feed {} twice", header.feed));
         }
         feed.credit -= 1;
-        feed.held += 1;
+        feed.held.insert(number, header.raw_len);
+        // Falls slowly, so that a large one among small ones is expected again.
+        feed.expected = header.raw_len.max(feed.expected - feed.expected / 8).max(CHUNK_RAW_TARGET as u32);
         feed.arriving.push(number);
         Ok(Acceptance::Take)
     }
@@ -279,7 +294,9 @@ impl<T> FollowerSession<T> {
     /// So many chunks of a history were applied, or dropped: there is room for others.
     pub(crate) fn consumed(&mut self, history: HistoryId, chunks: u32) {
         if let Some(feed) = self.by_history.get(&history).and_then(|feed| self.feeds.get_mut(feed)) {
-            feed.held = feed.held.saturating_sub(chunks);
+            for _ in 0..chunks {
+                feed.held.pop_first();
+            }
             self.grant_all();
         }
     }
@@ -424,16 +441,18 @@ impl<T> FollowerSession<T> {
     /// Gives credit: one chunk to every open feed, then more while the session's budget lasts. Small amounts wait until
     /// a quarter of the window is free, so that a message serves several chunks.
     fn grant_all(&mut self) {
-        let mut used: u32 = self.feeds.values().map(|feed| feed.credit + feed.held).sum();
+        let mut free_bytes =
+            self.feeds.values().fold(self.receive_bytes, |free, feed| free.saturating_sub(feed.bytes()));
         let mut granted = Vec::new();
         for (&number, feed) in self.feeds.iter_mut().filter(|(_, feed)| feed.opened) {
-            let mine = feed.credit + feed.held;
-            let free = FEED_WINDOW.saturating_sub(mine).min(SESSION_WINDOW.saturating_sub(used));
+            let mine = feed.credit + feed.held.len() as u32;
+            let room = u32::try_from(free_bytes / u64::from(feed.expected)).unwrap_or(u32::MAX);
+            let free = FEED_WINDOW.saturating_sub(mine).min(room);
             let least = u32::from(mine == 0);
             let grant = if free >= FEED_WINDOW / 4 || feed.credit == 0 { free.max(least) } else { least };
             if grant > 0 {
                 feed.credit += grant;
-                used += grant;
+                free_bytes = free_bytes.saturating_sub(u64::from(grant) * u64::from(feed.expected));
                 granted.push((number, grant));
             }
         }
@@ -491,7 +510,7 @@ mod tests {
     }
 
     fn welcomed() -> FollowerSession<u8> {
-        let mut session = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        let mut session = FollowerSession::new("b", NodeId([1; 16]), 48 << 20, Duration::ZERO);
         let welcome =
             PrimaryMessage::Welcome { protocol: 1, version: "0".into(), cluster: "a".into(), node: NodeId([2; 16]) };
         session.handle_message(welcome).unwrap();
@@ -565,7 +584,7 @@ mod tests {
         assert!(session.accept(&chunk(0, 11, 11)).unwrap_err().contains("before opening"));
         let piece = DataHeader { kind: DataKind::Piece, ..chunk(0, 0, 0) };
         assert_eq!(session.accept(&piece).unwrap(), Acceptance::Ignore);
-        let mut fresh: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        let mut fresh: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), 48 << 20, Duration::ZERO);
         let early = PrimaryMessage::Histories { enabled: true, more: false, histories: vec![] };
         assert!(fresh.handle_message(early).unwrap_err().contains("welcome"));
     }
@@ -611,8 +630,37 @@ mod tests {
     }
 
     #[test]
+    fn large_chunks_get_less_credit() {
+        let mut session = opened();
+        let granted = |session: &mut FollowerSession<u8>| -> u32 {
+            let pulls = actions(session).into_iter().filter_map(|action| match action {
+                FollowerAction::Send(FollowerMessage::Pull { chunks, .. }) => Some(chunks),
+                _ => None,
+            });
+            pulls.sum()
+        };
+        let mut credit = granted(&mut session);
+        let mut held = VecDeque::new();
+        for number in 0..200 {
+            while credit == 0 {
+                held.pop_front();
+                session.consumed(history(), 1);
+                credit += granted(&mut session);
+            }
+            let header = DataHeader { raw_len: 9 << 20, ..chunk(number, 11 + number, 11 + number) };
+            assert_eq!(session.accept(&header), Ok(Acceptance::Take));
+            session.handle_chunk(header, 0).unwrap();
+            credit -= 1;
+            held.push_back(header.raw_len);
+            let bytes: u64 = held.iter().map(|&bytes| u64::from(bytes)).sum::<u64>() + u64::from(credit) * (9 << 20);
+            // The first window was given before the first of them was seen.
+            assert!(number < u64::from(FEED_WINDOW) || bytes <= 48 << 20, "{bytes} bytes at chunk {number}");
+        }
+    }
+
+    #[test]
     fn a_silent_primary_is_left() {
-        let mut session: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), Duration::ZERO);
+        let mut session: FollowerSession<u8> = FollowerSession::new("b", NodeId([1; 16]), 48 << 20, Duration::ZERO);
         assert_eq!(session.poll_timeout(), Some(GREETING_TIMEOUT));
         session.handle_timeout(GREETING_TIMEOUT);
         assert_eq!(actions(&mut session).last(), Some(&FollowerAction::Close(Ending::TimedOut)));

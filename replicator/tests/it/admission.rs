@@ -42,6 +42,7 @@ async fn a_name_must_be_that_of_the_certificate() {
         primary_addresses: vec!["127.0.0.1:1".into()],
         databases: None,
         apply_workers: 1,
+        receive_bytes: tailrace_replicator::FollowerConfig::RECEIVE_BYTES,
         apply_user: None,
         tls: site.tls.clone(),
         backoff_min: std::time::Duration::from_millis(1),
@@ -73,7 +74,12 @@ async fn replicas_over_the_limit_are_refused() {
 async fn grants_are_honoured() {
     let authority = Authority::new();
     let primary = Site::new(&authority, "a").await;
-    let grants = vec![ReplicaGrant { name: "b".into(), databases: Some(vec!["granted".into()]) }];
+    let grants = vec![ReplicaGrant {
+        name: "b".into(),
+        databases: Some(vec!["granted".into()]),
+        compression: None,
+        rate_limit: None,
+    }];
     let publisher = primary.publish_with("127.0.0.1:0".parse().unwrap(), 8, Some(grants)).await;
     primary.market("granted").await;
     primary.market("denied").await;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tailrace_replicator::{ReplicationState, TaskState};
+use tailrace_replicator::{PublisherFigures, ReplicationState, TaskState};
 use tailrace_wal::Seq;
 
 use crate::support::{Authority, Site, acknowledged, bars, eventually};
@@ -41,8 +41,7 @@ async fn rows_and_ddl_arrive() {
     let status = follower.status();
     assert_eq!(status.state, ReplicationState::Enabled);
     assert!(status.wire_bytes > 0 && status.raw_bytes > 0 && status.connected.is_some());
-    let sent = publisher.sent_bytes();
-    assert_eq!(sent.1, status.raw_bytes);
+    assert_eq!(publisher.figures().raw_bytes, status.raw_bytes);
     follower.shutdown().await;
     publisher.shutdown().await;
 }
@@ -124,23 +123,25 @@ async fn throughput() {
     let began = Instant::now();
     let follower = replica.follow(publisher.local_addr()).await;
     replica.catches_up(&primary, "market").await;
-    let report = |what: &str, seconds: f64, (wire, raw): (u64, u64)| {
-        let rate = raw as f64 / seconds / 1e6;
-        println!(
-            "{what}: {:.1} MB raw, {:.1} MB sent, {seconds:.3} s, {rate:.0} MB/s",
-            raw as f64 / 1e6,
-            wire as f64 / 1e6
-        );
-    };
-    let sent = publisher.sent_bytes();
+    let report =
+        |what: &str, seconds: f64, PublisherFigures { wire_bytes: wire, raw_bytes: raw, .. }: PublisherFigures| {
+            let rate = raw as f64 / seconds / 1e6;
+            println!(
+                "{what}: {:.1} MB raw, {:.1} MB sent, {seconds:.3} s, {rate:.0} MB/s",
+                raw as f64 / 1e6,
+                wire as f64 / 1e6
+            );
+        };
+    let sent = publisher.figures();
     report("catching up", began.elapsed().as_secs_f64(), sent);
     let began = Instant::now();
     load(4_000_000).await;
     let loaded = began.elapsed().as_secs_f64();
     replica.catches_up(&primary, "market").await;
     let seconds = began.elapsed().as_secs_f64();
-    let now = publisher.sent_bytes();
-    report("beside a load", seconds, (now.0 - sent.0, now.1 - sent.1));
+    let now = publisher.figures();
+    let (wire_bytes, raw_bytes) = (now.wire_bytes - sent.wire_bytes, now.raw_bytes - sent.raw_bytes);
+    report("beside a load", seconds, PublisherFigures { wire_bytes, raw_bytes, ..now });
     println!("the load took {loaded:.3} s, the replica showed it {:.3} s later", seconds - loaded);
     acknowledged(&publisher, "b", "market", Seq(4)).await;
     follower.shutdown().await;

@@ -3,6 +3,7 @@
 
 mod admission;
 mod feeds;
+mod flow;
 mod lifecycle;
 mod states;
 mod support;

@@ -11,8 +11,8 @@ use tailrace_engine::{
     ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, TableDefinition, partition::Transform,
 };
 use tailrace_replicator::{
-    FollowedDatabaseStatus, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaGrant, ReplicationState,
-    TlsConfig,
+    FollowedDatabaseStatus, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant,
+    ReplicationState, TlsConfig,
 };
 use tailrace_wal::{Position, Seq, SystemClock, SystemDisk};
 use tempfile::TempDir;
@@ -108,7 +108,26 @@ impl Site {
         max_replicas: u32,
         replicas: Option<Vec<ReplicaGrant>>,
     ) -> Arc<Publisher> {
-        let config = PublisherConfig { name: self.name.clone(), listen, tls: self.tls.clone(), max_replicas, replicas };
+        let config = PublisherConfig { listen, max_replicas, replicas, ..self.publisher_config() };
+        self.publish_as(config).await
+    }
+
+    /// A free port on loopback, all may pull everything, defaults.
+    pub fn publisher_config(&self) -> PublisherConfig {
+        PublisherConfig {
+            name: self.name.clone(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tls: self.tls.clone(),
+            max_replicas: 8,
+            replicas: None,
+            flow: ReplicaFlow::default(),
+            cache_bytes: PublisherConfig::CACHE_BYTES,
+            send_bytes: PublisherConfig::SEND_BYTES,
+        }
+    }
+
+    pub async fn publish_as(&self, config: PublisherConfig) -> Arc<Publisher> {
+        let listen = config.listen;
         // A port that was in use a moment ago is free as soon as its former socket is dropped.
         let mut attempts = 0;
         loop {
@@ -145,6 +164,7 @@ impl Site {
             primary_addresses: addresses,
             databases,
             apply_workers: 2,
+            receive_bytes: FollowerConfig::RECEIVE_BYTES,
             apply_user,
             tls: self.tls.clone(),
             backoff_min: Duration::from_millis(20),

@@ -109,8 +109,13 @@ pub(super) struct Rows {
 impl Rows {
     /// Adds a row: as many values as the table has columns, of their types.
     pub(super) fn push<const N: usize>(&mut self, row: [Value; N]) {
-        debug_assert_eq!(N, self.columns.len(), "a row has a value for each column");
-        self.rows.push(row.into());
+        self.push_row(row.into());
+    }
+
+    /// The same, where a row is put together.
+    pub(super) fn push_row(&mut self, row: Vec<Value>) {
+        debug_assert_eq!(row.len(), self.columns.len(), "a row has a value for each column");
+        self.rows.push(row);
     }
 
     fn batch(self, schema: &SchemaRef) -> Result<RecordBatch> {

@@ -1,14 +1,17 @@
 //! `get_recent_slave_replication_info()`: on the primary, a row per replica and database.
 
-use tailrace_replicator::Publisher;
+use tailrace_replicator::ReplicaFeedStatus;
 
 use super::{Function, publisher};
 use crate::{
     Result,
-    system::computed::{Columns, Context, Kind, Rows},
+    system::computed::{Context, Kind, Rows, Value},
 };
 
-pub(in crate::system) const COLUMNS: Columns = &[
+/// Number of its columns.
+pub(in crate::system) const WIDTH: usize = 16;
+
+pub(in crate::system) const FEED: [(&str, Kind); WIDTH] = [
     ("replica", Kind::Text),
     ("address", Kind::Text),
     ("database", Kind::Text),
@@ -28,33 +31,31 @@ pub(in crate::system) const COLUMNS: Columns = &[
 ];
 
 pub(super) const FUNCTION: Function =
-    Function { name: "get_recent_slave_replication_info", argument: None, columns: COLUMNS, rows };
+    Function { name: "get_recent_slave_replication_info", argument: None, columns: &FEED, rows };
 
 fn rows(context: &Context<'_>, _argument: Option<i64>, rows: &mut Rows) -> Result<()> {
-    push_feeds(publisher(context)?, rows);
+    publisher(context)?.feeds().into_iter().for_each(|feed| rows.push(values(feed)));
     Ok(())
 }
 
-/// A row per replica and database, connected or pinned.
-pub(in crate::system) fn push_feeds(publisher: &Publisher, rows: &mut Rows) {
-    for feed in publisher.feeds() {
-        rows.push([
-            (&feed.replica).into(),
-            feed.address.into(),
-            (&feed.database).into(),
-            feed.applied.into(),
-            feed.acknowledged.into(),
-            feed.last_pull.into(),
-            feed.lag_tasks.into(),
-            feed.lag_bytes.into(),
-            feed.lag.into(),
-            feed.catch_up.into(),
-            feed.stuck.into(),
-            feed.pin.name().into(),
-            feed.headroom_bytes.into(),
-            feed.headroom.into(),
-            feed.state.name().into(),
-            feed.reason.into(),
-        ]);
-    }
+/// A replica and database, connected or pinned.
+pub(in crate::system) fn values(feed: ReplicaFeedStatus) -> [Value; WIDTH] {
+    [
+        feed.replica.into(),
+        feed.address.into(),
+        feed.database.into(),
+        feed.applied.into(),
+        feed.acknowledged.into(),
+        feed.last_pull.into(),
+        feed.lag_tasks.into(),
+        feed.lag_bytes.into(),
+        feed.lag.into(),
+        feed.catch_up.into(),
+        feed.stuck.into(),
+        feed.pin.name().into(),
+        feed.headroom_bytes.into(),
+        feed.headroom.into(),
+        feed.state.name().into(),
+        feed.reason.into(),
+    ]
 }

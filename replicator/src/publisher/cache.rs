@@ -1,0 +1,119 @@
+//! Chunks kept for replicas that come to the same place a moment later, of all histories together, within a budget.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tailrace_wal::HistoryId;
+
+use super::chunk::{Chunk, Cursor};
+
+/// What a chunk costs beside its bytes.
+const CHUNK_OVERHEAD: usize = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ChunkCache {
+    bytes_max: usize,
+    state: Mutex<State>,
+}
+
+type Key = (HistoryId, Cursor);
+
+#[derive(Debug, Default)]
+struct State {
+    kept: HashMap<Key, Kept>,
+    /// Oldest first. Those that were forgotten are skipped when their turn comes.
+    order: VecDeque<(u64, Key)>,
+    bytes: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    chunk: Arc<Chunk>,
+    number: u64,
+    /// What it was counted with: a chunk grows when its compressed form is made.
+    bytes: usize,
+}
+
+impl ChunkCache {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default() }
+    }
+
+    /// The chunk at a place.
+    pub(crate) fn get(&self, history: HistoryId, at: Cursor) -> Option<Arc<Chunk>> {
+        self.state.lock().kept.get(&(history, at)).map(|kept| kept.chunk.clone())
+    }
+
+    /// Keeps a chunk; the oldest ones go for it. One that is kept already is counted anew.
+    pub(crate) fn keep(&self, chunk: &Arc<Chunk>) {
+        let mut state = self.state.lock();
+        let key = (chunk.first.history, chunk.at);
+        let number = match state.remove(&key) {
+            Some(number) => number,
+            None => {
+                state.next += 1;
+                let number = state.next;
+                state.order.push_back((number, key));
+                number
+            }
+        };
+        state.insert(key, chunk.clone(), number);
+        state.evict(self.bytes_max);
+    }
+
+    /// A chunk's compressed form was made: it is counted, if the chunk is here.
+    pub(crate) fn grown(&self, chunk: &Arc<Chunk>) {
+        let mut state = self.state.lock();
+        let key = (chunk.first.history, chunk.at);
+        if state.kept.get(&key).is_some_and(|kept| Arc::ptr_eq(&kept.chunk, chunk))
+            && let Some(number) = state.remove(&key)
+        {
+            state.insert(key, chunk.clone(), number);
+            state.evict(self.bytes_max);
+        }
+    }
+
+    /// Drops the chunks of a history.
+    pub(crate) fn forget(&self, history: HistoryId) {
+        let mut state = self.state.lock();
+        let keys: Vec<Key> = state.kept.keys().filter(|(of, _)| *of == history).copied().collect();
+        for key in keys {
+            state.remove(&key);
+        }
+        state.order.retain(|(_, (of, _))| *of != history);
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+}
+
+impl State {
+    fn insert(&mut self, key: Key, chunk: Arc<Chunk>, number: u64) {
+        let bytes = chunk.held_bytes() + CHUNK_OVERHEAD;
+        self.bytes += bytes;
+        self.kept.insert(key, Kept { chunk, number, bytes });
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<u64> {
+        let kept = self.kept.remove(key)?;
+        self.bytes -= kept.bytes;
+        Some(kept.number)
+    }
+
+    fn evict(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max
+            && let Some((number, key)) = self.order.pop_front()
+        {
+            if self.kept.get(&key).is_some_and(|kept| kept.number == number) {
+                self.remove(&key);
+            }
+        }
+    }
+}

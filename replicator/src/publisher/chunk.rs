@@ -1,0 +1,161 @@
+//! Chunks: consecutive records of a history, made once and sent in either form.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tailrace_wal::{Clock, Frame, LogError, Lsn, Position, Seq, Tail};
+use tokio::sync::OnceCell;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::figures::Figures;
+use crate::wire::{Compression, RecordsEncoder, compress};
+
+/// Below this a body is not worth compressing.
+const COMPRESS_MIN: usize = 256;
+/// Chunks up to this size are made where the feed runs: handing them to another thread would take longer.
+pub(crate) const INLINE_BYTES: usize = 16 << 10;
+
+/// A place in a history's records in this node's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Cursor {
+    /// Last record of the history that was read; 0 at the beginning of a feed.
+    lsn: Lsn,
+    /// A reader that starts after this commit and drops what lies at or before `lsn` is at the cursor.
+    pub(crate) restart: Seq,
+}
+
+impl Cursor {
+    /// After the commit of `restart`.
+    pub(crate) fn after(restart: Seq) -> Self {
+        Self { lsn: Lsn::ZERO, restart }
+    }
+}
+
+/// Consecutive records of a history.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) at: Cursor,
+    /// Where the next one begins.
+    pub(crate) next: Cursor,
+    pub(crate) first: Position,
+    pub(crate) last: Position,
+    pub(crate) records: u32,
+    raw: Bytes,
+    plain: OnceCell<Encoded>,
+    compressed: OnceCell<Encoded>,
+}
+
+/// A chunk's body as it is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    pub(crate) compression: Compression,
+    pub(crate) body: Bytes,
+    pub(crate) hash: u64,
+}
+
+impl Chunk {
+    /// Uncompressed length.
+    pub(crate) fn raw_len(&self) -> u32 {
+        self.raw.len() as u32
+    }
+
+    /// Whether making it is less work than handing it to another thread.
+    pub(crate) fn is_small(&self) -> bool {
+        self.raw.len() <= INLINE_BYTES
+    }
+
+    /// Bytes that it holds now.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let own = |encoded: &Encoded| if encoded.compression == Compression::Raw { 0 } else { encoded.body.len() };
+        self.raw.len() + self.compressed.get().map_or(0, own)
+    }
+
+    /// The body in a form, made by the first who asks for that form; on a blocking thread unless it is small. What is
+    /// not compressible is raw all the same.
+    pub(crate) async fn encoded(
+        &self,
+        form: Compression,
+        clock: &Arc<dyn Clock>,
+        figures: &Arc<Figures>,
+    ) -> Result<Encoded, String> {
+        let (cell, form) = match form {
+            Compression::Zstd if self.raw.len() >= COMPRESS_MIN => (&self.compressed, form),
+            _ => (&self.plain, Compression::Raw),
+        };
+        let encoded = cell.get_or_try_init(|| {
+            let (raw, clock, figures) = (self.raw.clone(), clock.clone(), figures.clone());
+            async move {
+                if raw.len() <= INLINE_BYTES {
+                    return encode(raw, form, &*clock, &figures);
+                }
+                let made = tokio::task::spawn_blocking(move || encode(raw, form, &*clock, &figures)).await;
+                made.map_err(|error| error.to_string())?
+            }
+        });
+        encoded.await.cloned()
+    }
+}
+
+fn encode(raw: Bytes, form: Compression, clock: &dyn Clock, figures: &Figures) -> Result<Encoded, String> {
+    let (compression, body) = match form {
+        Compression::Raw => (Compression::Raw, raw),
+        Compression::Zstd => {
+            let began = clock.monotonic();
+            let compressed = compress(&raw)?;
+            figures.compressed(raw.len(), compressed.len(), clock.monotonic().saturating_sub(began), began);
+            if compressed.len() < raw.len() { (Compression::Zstd, compressed) } else { (Compression::Raw, raw) }
+        }
+    };
+    let hash = xxh3_64(&body);
+    Ok(Encoded { compression, body, hash })
+}
+
+/// A chunk in the making.
+pub(crate) struct Filling {
+    at: Cursor,
+    next: Cursor,
+    encoder: RecordsEncoder,
+    /// Positions of the first and the last record.
+    ends: Option<(Position, Position)>,
+}
+
+impl Filling {
+    pub(crate) fn new(at: Cursor) -> Self {
+        Self { at, next: at, encoder: RecordsEncoder::default(), ends: None }
+    }
+
+    /// Adds a record.
+    pub(crate) fn take(&mut self, record: &Frame) {
+        // A tail that was opened anew begins before the cursor.
+        if record.lsn > self.at.lsn {
+            let position = record.header.position();
+            self.encoder.add(&record.header, &record.payload);
+            self.ends = Some((self.ends.map_or(position, |(first, _)| first), position));
+            self.next = Cursor { lsn: record.lsn, restart: record.header.restart_seq };
+        }
+    }
+
+    /// Whether it is so small that it is filled where the feed runs.
+    pub(crate) fn is_small(&self) -> bool {
+        self.encoder.len() <= INLINE_BYTES
+    }
+
+    /// Takes what is there, as far as there is room.
+    pub(crate) fn fill(&mut self, tail: &mut Tail) -> Result<(), LogError> {
+        while self.encoder.has_room()
+            && let Some(frame) = tail.try_next()?
+        {
+            self.take(&frame);
+        }
+        Ok(())
+    }
+
+    /// `None` when all records lay before the cursor.
+    pub(crate) fn finish(self) -> Option<Chunk> {
+        let (first, last) = self.ends?;
+        let records = self.encoder.records();
+        let raw = self.encoder.finish();
+        let (plain, compressed) = (OnceCell::new(), OnceCell::new());
+        Some(Chunk { at: self.at, next: self.next, first, last, records, raw, plain, compressed })
+    }
+}

@@ -1,0 +1,177 @@
+//! The way to one replica, shared by its feeds and repairs: its rate limit, what may be under way, and the form in which
+//! chunks go.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quinn::{Connection, SendStream};
+use tailrace_wal::Clock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    bucket::{Bucket, TAKE_BYTES_MAX},
+    chunk::INLINE_BYTES,
+    figures::Figures,
+    form::{Choice, Gauge},
+};
+use crate::{
+    ReplicaFlow, ReplicaLinkStatus,
+    transport::CODE_DONE,
+    wire::{Compression, DataHeader},
+};
+
+/// Bytes per permit of the budget.
+const UNIT: usize = 1 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ReplicaLink {
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+    figures: Arc<Figures>,
+    flow: ReplicaFlow,
+    /// Whoever holds it is the next to take from it: in order of arrival, so that feeds and repairs share.
+    bucket: Option<tokio::sync::Mutex<Bucket>>,
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+    gauge: Mutex<Gauge>,
+    choice: Mutex<Choice>,
+}
+
+/// Room for something that is to be sent; it comes back when the replica has acknowledged it, or nobody sends it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    fn of(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Some(permit) }
+    }
+}
+
+impl ReplicaLink {
+    pub(crate) fn new(
+        connection: Connection,
+        clock: Arc<dyn Clock>,
+        figures: Arc<Figures>,
+        flow: ReplicaFlow,
+        send_bytes: u64,
+    ) -> Arc<Self> {
+        let now = clock.monotonic();
+        let units = usize::try_from(send_bytes / UNIT as u64).unwrap_or(usize::MAX).clamp(1, u32::MAX as usize >> 3);
+        Arc::new(Self {
+            bucket: flow.rate_limit.map(|rate| tokio::sync::Mutex::new(Bucket::new(rate, now))),
+            choice: Mutex::new(Choice::new(flow.compression, now)),
+            connection,
+            clock,
+            figures,
+            flow,
+            budget: Arc::new(Semaphore::new(units)),
+            budget_units: units as u32,
+            gauge: Mutex::default(),
+        })
+    }
+
+    /// The form of the next chunk.
+    pub(crate) fn next_form(&self) -> Compression {
+        let link = self.gauge.lock().bytes_per_second();
+        self.choice.lock().next(link, self.figures.speed(), self.clock.monotonic())
+    }
+
+    /// Room for something of this length, if there is some now. What is small needs none.
+    pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
+        match self.units(bytes) {
+            0 => Some(Room { _permit: None }),
+            units => self.budget.clone().try_acquire_many_owned(units).ok().map(Room::of),
+        }
+    }
+
+    /// Waits for room; in order of arrival.
+    pub(crate) async fn room(&self, bytes: usize) -> Room {
+        match self.units(bytes) {
+            0 => Room { _permit: None },
+            // Never closed.
+            units => Room { _permit: self.budget.clone().acquire_many_owned(units).await.ok() },
+        }
+    }
+
+    /// Sends a header and its body on a stream of its own, as fast as the limit allows. When it is given up on the way,
+    /// the stream is reset: the replica then takes nothing of it.
+    pub(crate) async fn send(self: &Arc<Self>, header: &DataHeader, body: Bytes, room: Room) -> Result<(), String> {
+        let length = DataHeader::LEN + body.len();
+        self.figures.sent(length, header.raw_len);
+        let departure = self.gauge.lock().departs(self.clock.monotonic());
+        let stream = self.connection.open_uni().await.map_err(|error| error.to_string())?;
+        let mut stream = Sending { stream, finished: false };
+        let header = Bytes::copy_from_slice(&header.encode());
+        if self.bucket.is_none() {
+            stream.stream.write_all_chunks(&mut [header, body]).await.map_err(|error| error.to_string())?;
+        } else {
+            self.write_slowly(&mut stream.stream, header).await?;
+            self.write_slowly(&mut stream.stream, body).await?;
+        }
+        stream.stream.finish().map_err(|error| error.to_string())?;
+        stream.finished = true;
+        if length > INLINE_BYTES {
+            let (link, acknowledged) = (self.clone(), stream.stream.stopped());
+            tokio::spawn(async move {
+                if let Ok(None) = acknowledged.await {
+                    link.gauge.lock().arrived(departure, length as u64, link.clock.monotonic());
+                }
+                drop(room);
+            });
+        }
+        Ok(())
+    }
+
+    /// For those who look.
+    pub(crate) fn status(&self) -> ReplicaLinkStatus {
+        ReplicaLinkStatus {
+            compressed: self.choice.lock().form() == Compression::Zstd,
+            bytes_per_second: self.gauge.lock().bytes_per_second().map(|rate| rate as u64),
+            rate_limit: self.flow.rate_limit,
+            in_flight_bytes: (self.budget_units as usize - self.budget.available_permits()) as u64 * UNIT as u64,
+        }
+    }
+
+    async fn write_slowly(&self, stream: &mut SendStream, mut bytes: Bytes) -> Result<(), String> {
+        while !bytes.is_empty() {
+            let slice = bytes.split_to(bytes.len().min(TAKE_BYTES_MAX));
+            self.take(slice.len()).await;
+            stream.write_chunk(slice).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, bytes: usize) {
+        let Some(bucket) = &self.bucket else { return };
+        let mut bucket = bucket.lock().await;
+        while let Err(wait) = bucket.take(bytes, self.clock.monotonic()) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn units(&self, bytes: usize) -> u32 {
+        if bytes <= INLINE_BYTES {
+            return 0;
+        }
+        // One thing larger than the whole budget may go alone.
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.budget_units)
+    }
+}
+
+/// A stream that is reset when it is dropped halfway; by itself it would be finished there.
+struct Sending {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(CODE_DONE);
+        }
+    }
+}
