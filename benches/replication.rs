@@ -1,14 +1,14 @@
 //! `replication`: the tutorial's rows to a replica over QUIC on loopback, beside bare quinn moving the same number of
 //! bytes; and the time from a durable commit to the row being readable on the replica.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput};
 use tailrace_engine::Durability;
-use tailrace_replicator::{Follower, FollowerConfig, Publisher, PublisherConfig, TlsConfig};
+use tailrace_replicator::{Follower, Publisher, ReplicaFlow};
 use tokio::runtime::Runtime;
 
-use crate::support::{Bed, ROWS, bars};
+use crate::support::{Bed, Certificates, ROWS, bars, follower_config, publisher_config};
 
 pub(crate) fn group(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
@@ -72,44 +72,24 @@ struct Pair {
     replica: Bed,
     _publisher: Arc<Publisher>,
     _follower: Arc<Follower>,
-    _certificates: tempfile::TempDir,
+    _certificates: Certificates,
 }
 
 impl Pair {
     async fn new() -> Self {
-        let certificates = tempfile::tempdir().unwrap();
-        let tls = certificate(certificates.path());
+        let certificates = Certificates::new();
+        let tls = certificates.issue("replica");
         let primary = Bed::with_table().await;
         primary.engine.set_database_replication("market", true).await.unwrap();
-        let publisher = Publisher::start(
-            Arc::clone(&primary.engine),
-            PublisherConfig {
-                name: "primary".into(),
-                listen: ([127, 0, 0, 1], 0).into(),
-                tls: tls.clone(),
-                max_replicas: 1,
-                replicas: None,
-            },
-        )
-        .await
-        .unwrap();
+        let publisher =
+            Publisher::start(Arc::clone(&primary.engine), publisher_config(tls.clone(), ReplicaFlow::default()))
+                .await
+                .unwrap();
         let replica = Bed::new().await;
-        let follower = Follower::start(
-            Arc::clone(&replica.engine),
-            FollowerConfig {
-                name: "replica".into(),
-                primary_addresses: vec![publisher.local_addr().to_string()],
-                databases: None,
-                apply_workers: 2,
-                apply_user: None,
-                tls,
-                backoff_min: Duration::from_millis(100),
-                backoff_max: Duration::from_secs(5),
-                task_failures_max: 30,
-            },
-        )
-        .await
-        .unwrap();
+        let follower =
+            Follower::start(Arc::clone(&replica.engine), follower_config("replica", tls, publisher.local_addr()))
+                .await
+                .unwrap();
         let pair = Self { primary, replica, _publisher: publisher, _follower: follower, _certificates: certificates };
         pair.wait_until(|replica| {
             replica.engine.version().database("market").is_some_and(|database| database.table("bars").is_some())
@@ -135,45 +115,21 @@ impl Pair {
     }
 }
 
-/// One certificate that serves both sides.
-fn certificate(dir: &Path) -> TlsConfig {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::new(ca, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let mut node = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    node.subject_alt_names.push(SanType::URI("tailrace://replica/replica".try_into().unwrap()));
-    let node_certificate = node.signed_by(&key, &issuer).unwrap();
-    let write = |name: &str, text: String| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    TlsConfig {
-        ca: write("ca.crt", ca_certificate.pem()),
-        certificate: write("node.crt", node_certificate.pem()),
-        key: write("node.key", key.serialize_pem()),
-    }
-}
-
-/// quinn alone, with windows like ours.
-mod bare {
+/// quinn alone, with limits like ours.
+pub(crate) mod bare {
     use std::sync::Arc;
 
-    use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, TransportConfig};
+    use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
     use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-    pub(super) struct Link {
+    pub(crate) struct Link {
         _server: Endpoint,
         _client: Endpoint,
         connection: Connection,
     }
 
     impl Link {
-        pub(super) async fn new() -> Self {
+        pub(crate) async fn new() -> Self {
             let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
             let certificate = CertificateDer::from(certified.cert);
             let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
@@ -191,10 +147,7 @@ mod bare {
                 .unwrap()
                 .with_root_certificates(roots)
                 .with_no_client_auth();
-            let mut transport = TransportConfig::default();
-            transport.receive_window((64u32 << 20).into()).stream_receive_window((16u32 << 20).into());
-            transport.send_window(64 << 20);
-            let transport = Arc::new(transport);
+            let transport = Arc::new(crate::taker::transport());
 
             let server_tls = quinn::crypto::rustls::QuicServerConfig::try_from(server_tls).unwrap();
             let mut server_config = ServerConfig::with_crypto(Arc::new(server_tls));
@@ -225,7 +178,7 @@ mod bare {
             Self { _server: server, _client: client, connection }
         }
 
-        pub(super) async fn transfer(&self, bytes: usize) {
+        pub(crate) async fn transfer(&self, bytes: usize) {
             let piece = bytes::Bytes::from(vec![7; 1 << 20]);
             let mut stream = self.connection.open_uni().await.unwrap();
             let mut left = bytes;

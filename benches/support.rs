@@ -1,13 +1,15 @@
 //! What the groups share: an engine in a temporary folder and the tutorial's rows.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arrow_array::RecordBatch;
 use arrow_schema::DataType;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tailrace_engine::{
     ColumnDefinition, CommitOptions, Durability, Engine, EngineConfig, EngineSeams, TableDefinition,
     partition::Transform,
 };
+use tailrace_replicator::{FollowerConfig, PublisherConfig, ReplicaFlow, TlsConfig};
 use tailrace_wal::{SystemClock, SystemDisk};
 
 /// Rows of the tutorial: 5,000 securities, 242 minutes.
@@ -66,5 +68,69 @@ pub(crate) fn bars_definition() -> TableDefinition {
         columns,
         partition_by: vec![(Transform::Day, "datetime".into())],
         order_by: vec!["security_id".into(), "datetime".into()],
+    }
+}
+
+/// An authority and what it signs.
+pub(crate) struct Certificates {
+    dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(dir.path().join("ca.crt"), ca.self_signed(&key).unwrap().pem()).unwrap();
+        Self { dir, issuer: Issuer::new(ca, key) }
+    }
+
+    /// Good for a primary on loopback and for a replica of this name.
+    pub(crate) fn issue(&self, name: &str) -> TlsConfig {
+        let key = KeyPair::generate().unwrap();
+        let mut node = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        node.subject_alt_names.push(SanType::URI(format!("tailrace://replica/{name}").try_into().unwrap()));
+        let write = |suffix: &str, text: String| -> PathBuf {
+            let path = self.dir.path().join(format!("{name}.{suffix}"));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        TlsConfig {
+            ca: self.dir.path().join("ca.crt"),
+            certificate: write("crt", node.signed_by(&key, &self.issuer).unwrap().pem()),
+            key: write("key", key.serialize_pem()),
+        }
+    }
+}
+
+/// A primary on a free port of loopback.
+pub(crate) fn publisher_config(tls: TlsConfig, flow: ReplicaFlow) -> PublisherConfig {
+    PublisherConfig {
+        name: "primary".into(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        tls,
+        max_replicas: 16,
+        replicas: None,
+        flow,
+        cache_bytes: PublisherConfig::CACHE_BYTES,
+        send_bytes: PublisherConfig::SEND_BYTES,
+    }
+}
+
+/// A replica with the settings that a server has by default.
+pub(crate) fn follower_config(name: &str, tls: TlsConfig, primary: SocketAddr) -> FollowerConfig {
+    FollowerConfig {
+        name: name.into(),
+        primary_addresses: vec![primary.to_string()],
+        databases: None,
+        apply_workers: 2,
+        receive_bytes: FollowerConfig::RECEIVE_BYTES,
+        apply_user: None,
+        tls,
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(5),
+        task_failures_max: 30,
     }
 }
