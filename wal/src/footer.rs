@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::{
-    Chain, CommitTime, DiskFile, FileOffset, HistoryEnd, HistoryId, LogError, Lsn, Position, RecordKind, Seq,
-    TransactionNumber,
+    Chain, CommitTime, DiskFile, FRAME_BYTES_MAX, FileOffset, HistoryEnd, HistoryId, LogError, Lsn, Position,
+    RecordKind, Seq, TransactionNumber,
     codec::{Decoder, Encoder},
     error::io_error,
-    frame::{FrameChecksum, Salt},
+    frame::{FrameChecksum, HEADER_LEN, Salt},
     index::{Floor, HistorySummary, LargeCommit, OpenTransaction, RecordEntry, RecordIndex},
     segment::{FORMAT_VERSION, Predecessor, SEGMENT_HEADER_LEN, SegmentState, check_version, read_full},
 };
@@ -21,6 +21,11 @@ const CHECKED_LEN: usize = TRAILER_LEN - 8;
 pub(crate) const ENTRY_LEN: usize = 24;
 const SUMMARY_LEN: usize = 112;
 const UNIT: u64 = 64;
+
+/// Largest summaries that a reader of an archive fetches and the archiver stores, bytes. The largest segment that the settings
+/// allow comes near it only where millions of histories or of transactions in fragments are in it.
+const SUMMARIES_BYTES_MAX: usize = 64 << 20;
+
 const FLAG_END: u32 = 1;
 const FLAG_BROKEN: u32 = 2;
 
@@ -89,8 +94,24 @@ pub(crate) fn encode(
     out.finish()
 }
 
-impl Footer {
-    /// Reads trailer and summaries; `None` when the file does not end with a valid footer.
+/// What a trailer that checked says, before anything else of the footer is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FooterTrailer {
+    /// Number of summaries.
+    histories: usize,
+    /// Length of the file.
+    file_len: u64,
+    pub(crate) frames_end: u64,
+    pub(crate) summaries_offset: u64,
+    pub(crate) first: Lsn,
+    pub(crate) last: Predecessor,
+    durable: Lsn,
+    records_hash: u64,
+    summaries_hash: u64,
+}
+
+impl FooterTrailer {
+    /// `None` when the file does not end with a valid trailer.
     pub(crate) fn read(path: &Path, file: &dyn DiskFile, salt: Salt) -> Result<Option<Self>, LogError> {
         let file_len = file.len().map_err(|error| io_error("stat", path, error))?;
         let Some(trailer_at) = file_len.checked_sub(TRAILER_LEN as u64) else { return Ok(None) };
@@ -105,7 +126,7 @@ impl Footer {
             return Ok(None);
         }
         check_version(path, from.u32()?)?;
-        let count = from.u32()? as usize;
+        let histories = from.u32()? as usize;
         let (frames_end, summaries_offset) = (from.u64()?, from.u64()?);
         let (first, last) = (Lsn(from.u64()?), Lsn(from.u64()?));
         let last = Predecessor { last, checksum: FrameChecksum(from.u64()?) };
@@ -120,18 +141,56 @@ impl Footer {
             && first <= last.last
             && (last.last.0 - first.0).checked_add(1).and_then(|records| records.checked_mul(ENTRY_LEN as u64))
                 == Some(summaries_offset - frames_end);
-        let summaries_len = trailer_at.saturating_sub(summaries_offset) as usize;
-        if !in_order || count > summaries_len / SUMMARY_LEN {
-            return Ok(None);
+        let found = Self {
+            histories,
+            file_len,
+            frames_end,
+            summaries_offset,
+            first,
+            last,
+            durable,
+            records_hash,
+            summaries_hash,
+        };
+        Ok((in_order && histories <= found.summaries_len() / SUMMARY_LEN).then_some(found))
+    }
+
+    fn summaries_len(&self) -> usize {
+        self.file_len.saturating_sub(TRAILER_LEN as u64 + self.summaries_offset) as usize
+    }
+
+    /// Whether a segment can be as the trailer says: every record has its place among the frames, and the summaries are not
+    /// larger than what an archive keeps. For a file whose length is only stated.
+    pub(crate) fn check_possible(&self) -> Result<(), String> {
+        let records = (self.summaries_offset - self.frames_end) / ENTRY_LEN as u64;
+        let frames = self.frames_end - SEGMENT_HEADER_LEN as u64;
+        if records > frames / HEADER_LEN as u64 {
+            return Err(format!("its footer lists {records} records in {frames} bytes of frames"));
         }
+        if self.summaries_len() > SUMMARIES_BYTES_MAX {
+            return Err(format!(
+                "its footer has summaries of {} bytes, at most {SUMMARIES_BYTES_MAX} are read",
+                self.summaries_len()
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Footer {
+    /// Reads trailer and summaries; `None` when the file does not end with a valid footer.
+    pub(crate) fn read(path: &Path, file: &dyn DiskFile, salt: Salt) -> Result<Option<Self>, LogError> {
+        let Some(trailer) = FooterTrailer::read(path, file, salt)? else { return Ok(None) };
+        let FooterTrailer { file_len, frames_end, summaries_offset, first, last, durable, records_hash, .. } = trailer;
+        let summaries_len = trailer.summaries_len();
         let mut bytes = vec![0; summaries_len];
         if read_full(path, file, &mut bytes, summaries_offset)? < summaries_len
-            || xxh3_64_with_seed(&bytes, salt.0) != summaries_hash
+            || xxh3_64_with_seed(&bytes, salt.0) != trailer.summaries_hash
         {
             return Ok(None);
         }
         let mut from = Decoder::new(&bytes, "footer");
-        let histories = (0..count).map(|_| decode_summary(&mut from)).collect::<Result<_, _>>()?;
+        let histories = (0..trailer.histories).map(|_| decode_summary(&mut from)).collect::<Result<_, _>>()?;
         if from.remaining() != 0 {
             return Err(LogError::Invalid {
                 reason: format!("{} bytes follow the footer's summaries", from.remaining()),
@@ -154,25 +213,8 @@ impl Footer {
         {
             return Err(corrupt("the record index in the footer is damaged"));
         }
-        let mut index = RecordIndex::default();
-        self.histories.iter().for_each(|(id, _)| {
-            index.number_or_new(*id);
-        });
-        index.entries.reserve(len / ENTRY_LEN);
-        let mut end = SEGMENT_HEADER_LEN as u64;
-        for bytes in bytes.chunks_exact(ENTRY_LEN) {
-            let entry = decode_entry(bytes)?;
-            // Readers count on the order: they plan one read over several records.
-            if entry.offset < end {
-                return Err(corrupt("the record index in the footer goes backwards"));
-            }
-            end = entry.offset + u64::from(entry.len);
-            if end > self.frames_end || entry.history as usize >= self.histories.len() {
-                return Err(corrupt("the record index in the footer points outside of the frames"));
-            }
-            index.push_entry(entry);
-        }
-        Ok(index)
+        let mut reader = RecordReader::new(self, salt);
+        reader.take(&bytes).and_then(|()| reader.finish()).map_err(|reason| corrupt(&reason))
     }
 
     /// Where the entry of the record with this place in the segment stands.
@@ -187,6 +229,71 @@ impl Footer {
             bytes: self.file_len,
             sealed: true,
             histories: self.histories.iter().cloned().collect(),
+        }
+    }
+}
+
+/// Takes in record entries as they come, piece by piece, and stops at the first that cannot be.
+pub(crate) struct RecordReader {
+    index: RecordIndex,
+    /// The beginning of an entry whose end has not come.
+    rest: Vec<u8>,
+    /// End of the frame before.
+    end: u64,
+    frames_end: u64,
+    hashed: Xxh3,
+    hash: u64,
+}
+
+impl RecordReader {
+    pub(crate) fn new(footer: &Footer, salt: Salt) -> Self {
+        let mut index = RecordIndex::default();
+        footer.histories.iter().for_each(|(id, _)| {
+            index.number_or_new(*id);
+        });
+        let (end, frames_end) = (SEGMENT_HEADER_LEN as u64, footer.frames_end);
+        Self { index, rest: Vec::new(), end, frames_end, hashed: Xxh3::with_seed(salt.0), hash: footer.records_hash }
+    }
+
+    /// The next bytes of the entries. The error says what is wrong with them.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.hashed.update(bytes);
+        let missing = (ENTRY_LEN - self.rest.len()) % ENTRY_LEN;
+        let (first, bytes) = bytes.split_at(missing.min(bytes.len()));
+        self.rest.extend_from_slice(first);
+        if self.rest.len() == ENTRY_LEN {
+            let entry = std::mem::take(&mut self.rest);
+            self.entry(&entry)?;
+        }
+        let entries = bytes.chunks_exact(ENTRY_LEN);
+        self.rest.extend_from_slice(entries.remainder());
+        self.index.entries.reserve(entries.len());
+        entries.into_iter().try_for_each(|entry| self.entry(entry))
+    }
+
+    fn entry(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let entry = decode_entry(bytes).map_err(|error| error.to_string())?;
+        // Readers count on the order: they plan one read over several records.
+        if entry.offset < self.end {
+            return Err("the record index in the footer goes backwards".into());
+        }
+        if !(HEADER_LEN..=FRAME_BYTES_MAX).contains(&(entry.len as usize)) {
+            return Err(format!("the record index in the footer names a frame of {} bytes", entry.len));
+        }
+        self.end = entry.offset + u64::from(entry.len);
+        if self.end > self.frames_end || entry.history as usize >= self.index.histories.len() {
+            return Err("the record index in the footer points outside of the frames".into());
+        }
+        self.index.push_entry(entry);
+        Ok(())
+    }
+
+    /// All of them came.
+    pub(crate) fn finish(self) -> Result<RecordIndex, String> {
+        if self.rest.is_empty() && self.hashed.digest() == self.hash {
+            Ok(self.index)
+        } else {
+            Err("the record index in the footer is damaged".into())
         }
     }
 }

@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     CommitTime, DiskFile, FileOffset, LogError,
-    footer::Footer,
+    codec::slice,
+    footer::{Footer, FooterTrailer, RecordReader},
+    frame::Salt,
     index::RecordIndex,
     payload::PART_ALIGNMENT,
     segment::{SEGMENT_HEADER_LEN, SegmentHeader},
@@ -24,6 +26,11 @@ const END_BYTES: u64 = 32 << 10;
 
 /// Blocks read with one call when everything is verified.
 const VERIFY_BLOCKS: usize = 8;
+
+/// Raw bytes read with one call of a footer that is longer, and from the segment's end before it is known how long that is.
+/// At least one block is.
+const STEP_BYTES: u64 = 8 << 20;
+const FOOTER_BYTES: u64 = 64 << 10;
 
 /// An object whose header, index and trailer checked, and belong to its manifest entry.
 #[derive(Debug, Clone)]
@@ -126,32 +133,49 @@ impl ArchivedFile {
         if !is_same {
             return Err(corrupt(&self.store, &self.name, 0, "it holds another segment than its header says".into()));
         }
-        // A footer is found from its end; how long it is, it says itself.
-        let mut footer_bytes = u64::from(self.header.block_bytes).min(self.header.raw_bytes);
-        loop {
-            window.start = self.header.raw_bytes - footer_bytes;
-            window.bytes = self.read(window.start, footer_bytes).await?;
-            let footer = Footer::read(&path, &window, segment.salt)?;
-            match footer {
-                Some(footer) if window.start <= footer.frames_end => {
-                    if footer.last.last != self.header.last
-                        || footer.first != self.header.first
-                        || footer.last.checksum != self.header.last_checksum
-                    {
-                        let reason = "its footer and its header say different things".into();
-                        return Err(corrupt(&self.store, &self.name, 0, reason));
-                    }
-                    let records = footer.records(&path, &window, segment.salt)?;
-                    return Ok((footer, records));
-                }
-                // The trailer was there and the rest of the footer was not.
-                Some(footer) => footer_bytes = self.header.raw_bytes - footer.frames_end,
-                None if footer_bytes == self.header.raw_bytes => {
-                    return Err(corrupt(&self.store, &self.name, 0, "the segment's footer is damaged".into()));
-                }
-                None => footer_bytes = (footer_bytes * 8).min(self.header.raw_bytes),
-            }
+        let raw_bytes = self.header.raw_bytes;
+        let damaged = || corrupt(&self.store, &self.name, 0, "the segment's footer is damaged".into());
+        window.start = raw_bytes.saturating_sub(FOOTER_BYTES.max(self.header.block_bytes.into()));
+        window.bytes = self.read(window.start, raw_bytes - window.start).await?;
+        let trailer = FooterTrailer::read(&path, &window, segment.salt)?.ok_or_else(damaged)?;
+        // How long the footer is, it says itself: that is looked at before it is fetched.
+        let is_same = trailer.last.last == self.header.last
+            && trailer.first == self.header.first
+            && trailer.last.checksum == self.header.last_checksum;
+        if !is_same {
+            let reason = "its footer and its header say different things".into();
+            return Err(corrupt(&self.store, &self.name, 0, reason));
         }
+        trailer.check_possible().map_err(|reason| corrupt(&self.store, &self.name, 0, reason))?;
+        if trailer.summaries_offset < window.start {
+            window.start = trailer.summaries_offset;
+            window.bytes = self.read(window.start, raw_bytes - window.start).await?;
+        }
+        let footer = Footer::read(&path, &window, segment.salt)?.ok_or_else(damaged)?;
+        let records = self.records(&footer, &window, segment.salt).await?;
+        Ok((footer, records))
+    }
+
+    /// The record entries of a footer, step by step: what cannot be ends it before more is decompressed.
+    async fn records(&self, footer: &Footer, window: &Window, salt: Salt) -> Result<RecordIndex, LogError> {
+        let wrong = |reason: String| corrupt(&self.store, &self.name, 0, reason);
+        let mut reader = RecordReader::new(footer, salt);
+        let block_bytes = u64::from(self.header.block_bytes);
+        let step = (STEP_BYTES / block_bytes).max(1) * block_bytes;
+        let mut offset = footer.frames_end;
+        while offset < footer.summaries_offset {
+            let end = match offset.checked_sub(window.start) {
+                Some(_) => footer.summaries_offset,
+                None => (offset / step * step + step).min(footer.summaries_offset),
+            };
+            let bytes = match offset.checked_sub(window.start) {
+                Some(start) => slice(&window.bytes, start as usize, (end - offset) as usize),
+                None => self.read(offset, end - offset).await?,
+            };
+            reader.take(&bytes).map_err(wrong)?;
+            offset = end;
+        }
+        reader.finish().map_err(wrong)
     }
 
     /// Reads and checks every block, and all of them against the hashes of the whole.
@@ -297,5 +321,136 @@ impl DiskFile for Window {
 
     fn set_len(&self, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::{memory::InMemory, path::Path as ObjectPath};
+    use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+    use super::*;
+    use crate::{
+        HistoryId, Lsn, NodeId, RecordKind, Seq,
+        archive::object::Block,
+        footer,
+        frame::FrameChecksum,
+        index::HistorySummary,
+        segment::{Predecessor, SegmentState},
+    };
+
+    const BLOCK_BYTES: usize = 8 << 20;
+    const RAW_BYTES: u64 = 8 << 30;
+    const SALT: Salt = Salt(3);
+
+    fn segment() -> SegmentHeader {
+        SegmentHeader { node: NodeId([1; 16]), salt: SALT, first: Lsn(1), predecessor: Predecessor::default() }
+    }
+
+    fn block_of(raw: &[u8]) -> (Vec<u8>, Block) {
+        let stored = zstd::bulk::compress(raw, 1).unwrap();
+        let block = Block {
+            stored_bytes: stored.len() as u32,
+            raw_bytes: raw.len() as u32,
+            stored_hash: xxh3_64(&stored),
+            raw_hash: xxh3_64(raw),
+        };
+        (stored, block)
+    }
+
+    /// What the index of a segment of 8 GiB is refused for that ends with `footer`. Its object has some hundred KiB. Of its
+    /// blocks only the first, the last and `sound` can be read; the others hold zeros.
+    async fn refusal(last: Lsn, footer: &[u8], sound: Option<usize>) -> String {
+        let mut begin = vec![0; BLOCK_BYTES];
+        begin[..SEGMENT_HEADER_LEN].copy_from_slice(&segment().encode());
+        let mut end = vec![0; BLOCK_BYTES];
+        end[BLOCK_BYTES - footer.len()..].copy_from_slice(footer);
+        let (begin, end, zeros) = (block_of(&begin), block_of(&end), block_of(&vec![0; BLOCK_BYTES]));
+        let header = ObjectHeader {
+            node: segment().node,
+            salt: SALT,
+            first: Lsn(1),
+            last,
+            predecessor: FrameChecksum::default(),
+            last_checksum: FrameChecksum::default(),
+            raw_bytes: RAW_BYTES,
+            block_bytes: BLOCK_BYTES as u32,
+        };
+        let encoded = header.encode();
+        let (mut object, mut blocks) = (encoded.to_vec(), Vec::new());
+        let count = (RAW_BYTES / BLOCK_BYTES as u64) as usize;
+        for place in 0..count {
+            let (stored, mut block) = match place {
+                0 => begin.clone(),
+                place if place + 1 == count => end.clone(),
+                _ => zeros.clone(),
+            };
+            if ![Some(0), Some(count - 1), sound].contains(&Some(place)) {
+                block.stored_hash ^= 1;
+            }
+            object.extend(stored);
+            blocks.push(block);
+        }
+        let tail = ObjectTail { blocks, histories: Vec::new(), raw_hash: 0, stored_hash: 0 };
+        object.extend(tail.encode(&encoded).0);
+        assert!(object.len() < 1 << 20);
+        let store = ArchiveStore::new(Arc::new(InMemory::new()), ObjectPath::from("n"), Duration::from_secs(60));
+        let name = store.segment(Lsn(1), SALT);
+        store.create(&name, object.into()).await.unwrap();
+        let file = ArchivedFile::find(&store, &name, CommitTime(0)).await.unwrap().unwrap();
+        file.index().await.unwrap_err().to_string()
+    }
+
+    /// The trailer of a footer of `records` records without summaries, from `frames_end` on.
+    fn trailer(records: u64, frames_end: u64) -> Vec<u8> {
+        let last = Predecessor { last: Lsn(records), ..Predecessor::default() };
+        let (none, state) = (RecordIndex::default(), SegmentState::default());
+        let mut trailer = footer::encode(frames_end, Lsn(1), last, Lsn::ZERO, &none, &state, SALT);
+        trailer[24..32].copy_from_slice(&(frames_end + records * 24).to_le_bytes());
+        let checksum = xxh3_64_with_seed(&trailer[..120], SALT.0);
+        trailer[120..].copy_from_slice(&checksum.to_le_bytes());
+        trailer
+    }
+
+    #[tokio::test]
+    async fn a_hostile_object_is_refused_before_it_is_decompressed() {
+        let refused = refusal(Lsn(1), &[], None).await;
+        assert!(refused.contains("footer is damaged"), "{refused}");
+
+        let refused = refusal(Lsn(1), &trailer(1, 8192), None).await;
+        assert!(refused.contains("summaries of 8589926248 bytes"), "{refused}");
+
+        let records = 300_000_000;
+        let refused = refusal(Lsn(records), &trailer(records, RAW_BYTES - 128 - 24 * records), None).await;
+        assert!(refused.contains("lists 300000000 records"), "{refused}");
+
+        // There is room for so many, but the entries are none: of hundreds of MiB one block is read.
+        let records = 30_000_000;
+        let begins = RAW_BYTES - 128 - 24 * records;
+        let sound = (begins / BLOCK_BYTES as u64) as usize;
+        let refused = refusal(Lsn(records), &trailer(records, begins), Some(sound)).await;
+        assert!(refused.contains("record kind 0"), "{refused}");
+
+        // One record that would be read with one call.
+        let history = HistoryId([2; 16]);
+        let mut index = RecordIndex::default();
+        index.push(history, RecordKind::Commit, Seq(1), 4096, u32::MAX - 63);
+        let summary = HistorySummary {
+            boundary: Seq::ZERO,
+            first: Lsn(1),
+            last: Lsn(1),
+            end: None,
+            broken: None,
+            large: Vec::new(),
+            open: Vec::new(),
+        };
+        let state = SegmentState { histories: [(history, summary)].into(), ..SegmentState::default() };
+        let last = Predecessor { last: Lsn(1), ..Predecessor::default() };
+        let frames_end = RAW_BYTES - 24 - 112 - 128;
+        let footer = footer::encode(frames_end, Lsn(1), last, Lsn(1), &index, &state, SALT);
+        let refused = refusal(Lsn(1), &footer, None).await;
+        assert!(refused.contains("a frame of 4294967232 bytes"), "{refused}");
     }
 }

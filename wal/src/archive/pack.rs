@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Clock, DiskFile, FileOffset, HistoryId, LogError, Lsn, Tail,
     error::io_error,
-    footer::Footer,
+    footer::{Footer, FooterTrailer},
     index::HistorySummary,
     segment::{Segment, read_full},
     shared::Shared,
@@ -63,6 +63,8 @@ async fn earlier_attempt(
 ) -> Result<Option<ArchivedSegment>, LogError> {
     let found = match ArchivedFile::find(store, name, clock.now()).await {
         Ok(None) => return Ok(None),
+        // Another one is not worth reading.
+        Ok(Some(found)) if found.header != source.header => Ok(found),
         Ok(Some(found)) => found.verify().await.map(|()| found),
         Err(error) => Err(error),
     };
@@ -98,6 +100,10 @@ impl Source {
             offset: FileOffset(segment.state().bytes),
             reason: "the footer is damaged".into(),
         })?;
+        // What could not be read back is not stored.
+        if let Some(trailer) = FooterTrailer::read(&path, &*file, segment.header.salt)? {
+            trailer.check_possible().map_err(|reason| LogError::Invalid { reason })?;
+        }
         let (first, last) = (segment.header.first, footer.last.last);
         let mut tail = Tail::of_all(shared.clone(), Lsn(first.0 - 1));
         while tail.passed() < last && tail.try_next()?.is_some() {}
