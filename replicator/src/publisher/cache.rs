@@ -66,9 +66,13 @@ impl ChunkCache {
         state.evict(self.bytes_max);
     }
 
-    /// A chunk's compressed form was made: it is counted, if the chunk is here.
+    /// A chunk's compressed form was made: it is counted, if the chunk is here, in the place of the raw one when there is
+    /// little room. Replicas that take chunks compressed can then be further apart.
     pub(crate) fn grown(&self, chunk: &Arc<Chunk>) {
         let mut state = self.state.lock();
+        if state.bytes > self.bytes_max / 2 {
+            chunk.shed();
+        }
         let key = (chunk.first.history, chunk.at);
         if state.kept.get(&key).is_some_and(|kept| Arc::ptr_eq(&kept.chunk, chunk))
             && let Some(number) = state.remove(&key)

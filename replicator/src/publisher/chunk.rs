@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tailrace_wal::{Clock, Frame, LogError, Lsn, Position, Seq, Tail};
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::figures::Figures;
-use crate::wire::{Compression, RecordsEncoder, compress};
+use crate::wire::{Compression, RecordsEncoder, compress, decompress};
 
 /// Below this a body is not worth compressing.
 const COMPRESS_MIN: usize = 256;
@@ -40,8 +41,11 @@ pub(crate) struct Chunk {
     pub(crate) first: Position,
     pub(crate) last: Position,
     pub(crate) records: u32,
-    raw: Bytes,
-    plain: OnceCell<Encoded>,
+    raw_len: u32,
+    /// `None`: only the compressed form was kept.
+    raw: Mutex<Option<Bytes>>,
+    /// Hash of the raw bytes, once somebody has taken them raw.
+    plain: OnceCell<u64>,
     compressed: OnceCell<Encoded>,
 }
 
@@ -56,56 +60,79 @@ pub(crate) struct Encoded {
 impl Chunk {
     /// Uncompressed length.
     pub(crate) fn raw_len(&self) -> u32 {
-        self.raw.len() as u32
+        self.raw_len
     }
 
     /// Whether making it is less work than handing it to another thread.
     pub(crate) fn is_small(&self) -> bool {
-        self.raw.len() <= INLINE_BYTES
+        self.raw_len as usize <= INLINE_BYTES
     }
 
     /// Bytes that it holds now.
     pub(crate) fn held_bytes(&self) -> usize {
         let own = |encoded: &Encoded| if encoded.compression == Compression::Raw { 0 } else { encoded.body.len() };
-        self.raw.len() + self.compressed.get().map_or(0, own)
+        let compressed = self.compressed.get().map_or(0, own);
+        // What did not become smaller is the raw bytes themselves.
+        let raw = self.raw.lock().as_ref().map(Bytes::len);
+        raw.unwrap_or(if compressed == 0 { self.raw_len as usize } else { 0 }) + compressed
     }
 
-    /// The body in a form, made by the first who asks for that form; on a blocking thread unless it is small. What is
-    /// not compressible is raw all the same.
+    /// Lets go of the raw bytes where the compressed form is there: whoever takes them raw has them decompressed.
+    pub(crate) fn shed(&self) {
+        if self.compressed.get().is_some_and(|encoded| encoded.compression == Compression::Zstd) {
+            *self.raw.lock() = None;
+        }
+    }
+
+    /// The body in a form, made by the first who asks for that form; on a blocking thread unless it is small. What does not
+    /// become smaller is raw all the same.
     pub(crate) async fn encoded(
         &self,
         form: Compression,
         clock: &Arc<dyn Clock>,
         figures: &Arc<Figures>,
     ) -> Result<Encoded, String> {
-        let (cell, form) = match form {
-            Compression::Zstd if self.raw.len() >= COMPRESS_MIN => (&self.compressed, form),
-            _ => (&self.plain, Compression::Raw),
-        };
-        let encoded = cell.get_or_try_init(|| {
-            let (raw, clock, figures) = (self.raw.clone(), clock.clone(), figures.clone());
-            async move {
-                if raw.len() <= INLINE_BYTES {
-                    return encode(raw, form, &*clock, &figures);
-                }
-                let made = tokio::task::spawn_blocking(move || encode(raw, form, &*clock, &figures)).await;
-                made.map_err(|error| error.to_string())?
+        let in_memory = self.raw.lock().clone();
+        if form == Compression::Zstd && self.raw_len as usize >= COMPRESS_MIN {
+            let make = || async {
+                // Shed only once the compressed form is there.
+                let raw = in_memory.ok_or("a chunk without a body")?;
+                let (clock, figures) = (clock.clone(), figures.clone());
+                self.work(move || compressed(raw, &*clock, &figures)).await
+            };
+            return self.compressed.get_or_try_init(make).await.cloned();
+        }
+        let body = match (in_memory, self.compressed.get().cloned()) {
+            (Some(raw), _) => raw,
+            (None, Some(encoded)) => {
+                let length = self.raw_len as usize;
+                self.work(move || decompress(&encoded.body, length)).await?
             }
-        });
-        encoded.await.cloned()
+            (None, None) => return Err("a chunk without a body".into()),
+        };
+        let hashed = body.clone();
+        let hash = self.plain.get_or_try_init(|| self.work(move || Ok(xxh3_64(&hashed)))).await?;
+        Ok(Encoded { compression: Compression::Raw, body, hash: *hash })
+    }
+
+    /// Does work on the whole body.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        if self.is_small() {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
     }
 }
 
-fn encode(raw: Bytes, form: Compression, clock: &dyn Clock, figures: &Figures) -> Result<Encoded, String> {
-    let (compression, body) = match form {
-        Compression::Raw => (Compression::Raw, raw),
-        Compression::Zstd => {
-            let began = clock.monotonic();
-            let compressed = compress(&raw)?;
-            figures.compressed(raw.len(), compressed.len(), clock.monotonic().saturating_sub(began), began);
-            if compressed.len() < raw.len() { (Compression::Zstd, compressed) } else { (Compression::Raw, raw) }
-        }
-    };
+fn compressed(raw: Bytes, clock: &dyn Clock, figures: &Figures) -> Result<Encoded, String> {
+    let began = clock.monotonic();
+    let compressed = compress(&raw)?;
+    figures.compressed(raw.len(), compressed.len(), clock.monotonic().saturating_sub(began), began);
+    let (compression, body) =
+        if compressed.len() < raw.len() { (Compression::Zstd, compressed) } else { (Compression::Raw, raw) };
     let hash = xxh3_64(&body);
     Ok(Encoded { compression, body, hash })
 }
@@ -155,7 +182,16 @@ impl Filling {
         let (first, last) = self.ends?;
         let records = self.encoder.records();
         let raw = self.encoder.finish();
-        let (plain, compressed) = (OnceCell::new(), OnceCell::new());
-        Some(Chunk { at: self.at, next: self.next, first, last, records, raw, plain, compressed })
+        Some(Chunk {
+            at: self.at,
+            next: self.next,
+            first,
+            last,
+            records,
+            raw_len: raw.len() as u32,
+            raw: Mutex::new(Some(raw)),
+            plain: OnceCell::new(),
+            compressed: OnceCell::new(),
+        })
     }
 }

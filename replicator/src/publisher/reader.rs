@@ -178,6 +178,8 @@ mod tests {
 
     const WRITERS: u64 = 4;
     const COMMITS: u64 = 200;
+    /// Room for one full chunk, not for two.
+    const BUDGET: usize = 3 << 20;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn nothing_leaves_before_it_is_readable_here() {
@@ -214,28 +216,34 @@ mod tests {
     async fn what_is_kept_stays_within_its_budget() {
         let site = Site::new(&Authority::new(), "a").await;
         site.market("market").await;
-        for id in 0..40 {
+        for id in 0..120 {
             site.insert("market", "bars", id * 3_000..(id + 1) * 3_000).await;
         }
         let end = site.position("market").unwrap();
-        let (cache, figures) = (Arc::new(ChunkCache::new(1 << 20)), Arc::<Figures>::default());
+        let (cache, figures) = (Arc::new(ChunkCache::new(BUDGET)), Arc::<Figures>::default());
         let reader = HistoryReader::new(site.engine.clone(), end.history, cache.clone(), figures.clone());
         let (first, second) = (reader.register(), reader.register());
         let mut at = Cursor::after(Seq::ZERO);
         let mut last = Seq::ZERO;
-        let mut newest = None;
+        let (mut newest, mut shed) = (None, 0);
         while last < end.seq {
             let chunk = first.clone().next(at).await.unwrap();
             // Its compressed form counts as well.
             let encoded = chunk.encoded(crate::wire::Compression::Zstd, site.engine.clock(), &figures).await.unwrap();
             assert_eq!(encoded.compression, crate::wire::Compression::Zstd);
             cache.grown(&chunk);
-            assert!(cache.bytes() <= 1 << 20, "{} bytes are kept", cache.bytes());
+            assert!(cache.bytes() <= BUDGET, "{} bytes are kept", cache.bytes());
+            // And what was let go of is the same when it is taken raw.
+            let raw = chunk.encoded(crate::wire::Compression::Raw, site.engine.clock(), &figures).await.unwrap();
+            assert_eq!(crate::wire::decompress(&encoded.body, chunk.raw_len() as usize).unwrap(), raw.body);
+            assert_eq!(xxhash_rust::xxh3::xxh3_64(&raw.body), raw.hash);
+            shed += usize::from(chunk.held_bytes() < raw.body.len());
             newest = cache.get(end.history, at);
             (at, last) = (chunk.next, chunk.last.seq);
         }
         assert_eq!(figures.chunks.load(Ordering::Relaxed), figures.compressions());
         assert!(newest.is_none() || cache.bytes() > 0);
+        assert!(shed > 0, "the budget was never scarce");
         drop(second);
         assert_eq!(cache.bytes(), 0, "one reader needs no copies");
     }
