@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, PartitionKey, PartitionVersion, Receipt, Result, TableId,
-    TableVersion, TaskInfo,
+    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, OperationCode, PartitionKey, PartitionVersion, Receipt,
+    Result, TableId, TableVersion, TaskInfo,
     chunk::push_chunk,
     dead_letter::Skipped,
     effect::{Append, Committed, Effect, invalid},
@@ -165,7 +165,7 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
     TaskInfo {
         seq: committed.position.seq,
         group: committed.position.seq,
-        operation: code.and_then(Operation::from_code).unwrap_or(Operation::Append),
+        operation: code.map_or(Operation::Append.into(), OperationCode),
         commit_time: committed.commit_time,
         tables,
         rows: committed.skipped.as_ref().map_or_else(|| committed.rows(), |letter| letter.rows),

@@ -94,7 +94,10 @@ fn decode_effect(
     origin: Origin,
 ) -> Result<Effect> {
     let operation = Operation::from_code(entry.operation).ok_or_else(|| {
-        EngineError::Unsupported(format!("operation {} of a record; upgrade this node first: it", entry.operation))
+        EngineError::Unsupported(format!(
+            "operation {} of a record is not known to this version, upgrade this node first; until then it",
+            entry.operation
+        ))
     })?;
     let bytes = || payload.part_bytes(index);
     Ok(match operation {

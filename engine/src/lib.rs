@@ -98,7 +98,7 @@ pub use error::{EngineError, Result};
 pub use history::{EpochEntry, HistoryInfo};
 pub use ids::{ColumnId, Ordinal, SchemaVersion, TableId};
 pub use manifest::{DatabaseFacts, ManifestFacts};
-pub use operation::{CreateDatabase, CreateTable, Operation, SystemFact};
+pub use operation::{CreateDatabase, CreateTable, Operation, OperationCode, SystemFact};
 pub use part::{decode_part, encode_part};
 pub use partition::{PartitionKey, PartitionScheme};
 pub use repair::{RepairInstall, RepairManifest, RepairSource, RepairTable};

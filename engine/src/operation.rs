@@ -1,5 +1,7 @@
 //! What a part does: operation codes and the bodies of those that carry no rows.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position};
 
@@ -110,6 +112,26 @@ pub enum SystemFact {
     },
 }
 
+/// The code of an operation as it stands in a directory, known to this version or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OperationCode(pub u16);
+
+impl OperationCode {
+    /// As task lists show it: the operation's name, `OPERATION <code>` for one that this version does not know.
+    pub fn name(self) -> Cow<'static, str> {
+        match Operation::from_code(self.0) {
+            Some(operation) => operation.name().into(),
+            None => format!("OPERATION {}", self.0).into(),
+        }
+    }
+}
+
+impl From<Operation> for OperationCode {
+    fn from(operation: Operation) -> Self {
+        Self(operation.code())
+    }
+}
+
 impl Operation {
     /// The code in directories.
     pub fn code(self) -> u16 {
@@ -158,6 +180,12 @@ mod tests {
         for code in 0..=u16::MAX {
             assert!(Operation::from_code(code).is_none_or(|operation| operation.code() == code));
         }
+    }
+
+    #[test]
+    fn a_code_that_is_not_known_is_not_shown_as_one_that_is() {
+        assert_eq!(OperationCode::from(Operation::DropTable).name(), "DROP_TABLE");
+        assert_eq!(OperationCode(999).name(), "OPERATION 999");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tailrace_wal::{CommitTime, Directory, Seq};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{Operation, TableId};
+use crate::{Operation, OperationCode, TableId};
 
 /// Most finished tasks kept per database for the status functions; the count is that of the documented functions.
 pub const TASKS_KEPT: usize = 10_000;
@@ -19,7 +19,7 @@ pub struct TaskInfo {
     /// those already in it, or it is DDL.
     pub group: Seq,
     /// What it does (the first operation, where it has several).
-    pub operation: Operation,
+    pub operation: OperationCode,
     /// When it committed on the primary.
     pub commit_time: CommitTime,
     /// Tables that it touches, by id and name at the time.

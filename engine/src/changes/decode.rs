@@ -74,7 +74,7 @@ impl Decoder {
             }
             let operation = Operation::from_code(entry.operation).ok_or_else(|| {
                 EngineError::Unsupported(format!(
-                    "operation {} of transaction {} in a change feed; upgrade this node first: it",
+                    "operation {} of transaction {} is not known to this version, upgrade this node first; until then it",
                     entry.operation, header.seq
                 ))
             })?;

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryHeader, HistoryId, Payload, Seq};
 
-use crate::{DatabaseVersion, Engine, Operation, TableId, operation::decode_body};
+use crate::{DatabaseVersion, Engine, Operation, OperationCode, TableId, operation::decode_body};
 
 pub(crate) use file::Letters;
 
@@ -89,8 +89,7 @@ impl DeadLetter {
 
     /// As task lists show it; `OPERATION <code>` for one that this version does not know.
     pub fn operation_name(&self) -> String {
-        let known = Operation::from_code(self.operation).map(|operation| operation.name().to_owned());
-        known.unwrap_or_else(|| format!("OPERATION {}", self.operation))
+        OperationCode(self.operation).name().into_owned()
     }
 }
 

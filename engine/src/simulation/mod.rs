@@ -5,6 +5,7 @@
 
 mod forgetful;
 pub mod fuzz;
+mod newer;
 mod planted;
 mod reader;
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tailrace_engine::{GroupFold, Operation, TASKS_KEPT, TableId, TaskInfo};
+use tailrace_engine::{GroupFold, Operation, OperationCode, TASKS_KEPT, TableId, TaskInfo};
 use tailrace_wal::{CommitTime, Directory, Epoch, HistoryHeader, RecordKind, Seq, TransactionNumber};
 
 use crate::{ReplicaTask, TaskState};
@@ -259,6 +259,7 @@ impl Board {
 
 /// A task that is no record of the history.
 pub(crate) fn special(seq: Seq, operation: Operation, commit_time: CommitTime) -> TaskInfo {
+    let operation = operation.into();
     TaskInfo { seq, group: seq, operation, commit_time, tables: Vec::new(), rows: 0, bytes: 0, skipped: false }
 }
 
@@ -279,7 +280,7 @@ fn describe(
     TaskInfo {
         seq: header.seq,
         group,
-        operation: parts().find_map(|part| Operation::from_code(part.operation)).unwrap_or(Operation::Append),
+        operation: parts().next().map_or(Operation::Append.into(), |part| OperationCode(part.operation)),
         commit_time: header.commit_time,
         tables,
         rows: parts().map(|part| u64::from(part.rows)).sum(),

@@ -32,7 +32,7 @@ async fn rows_and_ddl_arrive() {
     let shown: Vec<_> = tasks.iter().map(|task| (task.task.seq.0, task.task.operation.name(), task.state)).collect();
     let operations = ["CREATE_DATABASE", "CREATE_TABLE", "APPEND", "CREATE_TABLE", "APPEND", "DROP_TABLE"];
     let wanted: Vec<_> =
-        operations.iter().zip(1..).map(|(operation, seq)| (seq, *operation, TaskState::Finished)).collect();
+        operations.into_iter().zip(1..).map(|(operation, seq)| (seq, operation.into(), TaskState::Finished)).collect();
     assert_eq!(shown, wanted);
     assert!(tasks.iter().all(|task| task.received.is_some() && task.finished.is_some() && task.worker.is_some()));
     let metrics = follower.metrics(None);

@@ -1,10 +1,21 @@
 //! Replication through its public face: real engines, files, QUIC on loopback.
+//!
+//! | file | what is tested |
+//! |---|---|
+//! | `feeds`, `lifecycle` | records arrive, over restarts of either side, repairs, ends of histories |
+//! | `states` | failing tasks: one database stops alone; skip, retry, repair |
+//! | `newer_primary` | an operation that this version does not know: never passed over in silence |
+//! | `slow_link` | 100 ms away, with a link that stalls (`relay`) |
+//! | `admission`, `trouble` | who may attach; what is refused |
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
 
 mod admission;
 mod feeds;
 mod flow;
 mod lifecycle;
+mod newer_primary;
+mod relay;
+mod slow_link;
 mod states;
 mod support;
 mod trouble;

@@ -58,7 +58,7 @@ fn rows(context: &Context<'_>, limit: Option<i64>, rows: &mut Rows) -> Result<()
             task.seq.into(),
             database.into(),
             task.group.into(),
-            task.operation.name().into(),
+            task.operation.name().into_owned().into(),
             task.commit_time.into(),
             table_names(&task).into(),
             source.into(),

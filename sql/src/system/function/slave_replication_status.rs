@@ -41,7 +41,7 @@ fn rows(context: &Context<'_>, limit: Option<i64>, rows: &mut Rows) -> Result<()
             (&task.database).into(),
             task.task.group.into(),
             task.queue.into(),
-            if task.repair { "REPAIR" } else { task.task.operation.name() }.into(),
+            if task.repair { "REPAIR".into() } else { task.task.operation.name().into_owned().into() },
             task.received.into(),
             table_names(&task.task).into(),
             (&task.source).into(),

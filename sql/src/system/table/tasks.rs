@@ -36,7 +36,7 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
                 history.id.to_string().into(),
                 task.seq.into(),
                 task.group.into(),
-                task.operation.name().into(),
+                task.operation.name().into_owned().into(),
                 task.commit_time.into(),
                 table_names(&task).into(),
                 task.rows.into(),
