@@ -53,9 +53,7 @@ pub enum EngineError {
         reason: String,
     },
     /// The user under whose name records of a primary are applied may not do that here.
-    #[error(
-        "user {user:?} lacks the right {:?} on database {database:?}; CALL grant_right('{user}', '{database}', '{}')", .right.name(), .right.name()
-    )]
+    #[error("user {user:?} lacks the right {:?} on database {database:?}", .right.name())]
     NotPermitted {
         /// Who.
         user: String,

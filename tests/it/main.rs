@@ -1,4 +1,20 @@
 //! End to end: real `tailrace` processes, real files, real QUIC, and PostgreSQL clients.
+//!
+//! | file | what is tested |
+//! |---|---|
+//! | `tutorial_page` | `docs/replication.md`, block by block, as a reader types it |
+//! | `demo`, `psql`, `binary` | the demo, the tutorial's statements in psql, the command line |
+//! | `replicate` | rows arrive, at one replica and at two, from before replication was on |
+//! | `burst` | 96,000 values at once, in many commits and in one |
+//! | `stop_and_start`, `offline` | switched off and on, or away: with the log still there, and without |
+//! | `drop_and_recreate` | the same name again, for a database and for a table of another schema |
+//! | `idle_source` | a database in which nothing happens does not hold its neighbour's log |
+//! | `states` | failing tasks, skipped, retried, discarded, repaired; what is shown meanwhile |
+//! | `lag`, `synchronous`, `topologies` | how far behind; commits that wait for replicas; replicas of replicas |
+//! | `tail` | a table's changes in a shell |
+//! | `crash`, `archive`, `wal` | processes that are killed; the log's copy, and what reads it offline |
+//!
+//! A link of 100 ms that stalls, and a primary of a later version: `replicator/tests/it/`.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may stop at the first surprise")]
 
@@ -6,9 +22,11 @@ mod harness;
 
 mod archive;
 mod binary;
+mod burst;
 mod crash;
 mod demo;
 mod drop_and_recreate;
+mod idle_source;
 mod lag;
 mod offline;
 mod psql;
@@ -18,6 +36,7 @@ mod stop_and_start;
 mod synchronous;
 mod tail;
 mod topologies;
+mod tutorial_page;
 #[allow(dead_code, reason = "shared with the tests of faults")]
 #[path = "../chaos/volume.rs"]
 mod volume;

@@ -320,6 +320,8 @@ impl Served {
 
     fn acknowledge(&mut self, history: HistoryId, durable: Seq, applied: Seq, restart: Seq) {
         self.shared.replicas.reached(&self.shared.engine, &self.replica, history, durable, applied);
+        // Credit lasts for a while; what it took is told now.
+        self.shared.replicas.pulled(&self.replica, history, self.shared.engine.clock().now());
         if let Some(pin) = self.pins.get(&history)
             && !pin.advance(durable, applied, restart)
         {

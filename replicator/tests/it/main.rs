@@ -5,6 +5,7 @@
 //! | `feeds`, `lifecycle` | records arrive, over restarts of either side, repairs, ends of histories |
 //! | `states` | failing tasks: one database stops alone; skip, retry, repair |
 //! | `newer_primary` | an operation that this version does not know: never passed over in silence |
+//! | `flow` | raw or compressed as the link is, limits of rate and memory |
 //! | `slow_link` | 100 ms away, with a link that stalls (`relay`) |
 //! | `admission`, `trouble` | who may attach; what is refused |
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]

@@ -31,13 +31,13 @@ impl From<EngineError> for SqlError {
             ),
             EngineError::Invalid(_) => Self::new("22023", text),
             EngineError::Unsupported(_) => Self::new("0A000", text),
-            EngineError::ReadOnlyReplica { primary, .. } => {
-                Self::new("25006", text).hint(format!("connect to cluster {primary:?} to write; reading works here"))
-            }
+            EngineError::ReadOnlyReplica { .. } => Self::new("25006", text).hint("reading works here"),
             EngineError::Conflict(_) => Self::new("40001", text).hint("run the transaction again"),
             EngineError::TransactionAborted(_) => Self::new("25P03", text),
             EngineError::DatabaseStopped { .. } => Self::new("55000", text),
-            EngineError::NotPermitted { .. } => Self::new("42501", text),
+            EngineError::NotPermitted { user, database, right } => {
+                Self::new("42501", text).hint(format!("CALL grant_right('{user}', '{database}', '{}')", right.name()))
+            }
             EngineError::Forked(_) => Self::new("XX001", text),
             EngineError::Indeterminate { .. } => unknown_outcome(text),
             EngineError::Log(log) => log.into(),

@@ -103,8 +103,11 @@ impl SynchronousCommit {
             Ok(_) => "its replication was switched off meanwhile".to_owned(),
             Err(_) => "the wait for replicas was cancelled".to_owned(),
         };
+        let name = session.instance().engine.history(position.history).map(|history| history.name).unwrap_or_default();
         Some(Notice::warning(format!(
-            "the transaction is committed here, at {position}, but {why}; it may be lost with this node"
+            "transaction {} of database {name:?} is committed here, but {why}: it may be lost with this node (position \
+             {position})",
+            position.seq
         )))
     }
 }

@@ -40,10 +40,15 @@ fn rows(context: &Context<'_>, secs: Option<i64>, rows: &mut Rows) -> Result<()>
         metrics.state.name().into(),
         metrics.finished.into(),
         metrics.unfinished.into(),
-        metrics.per_second.into(),
+        to_thousandths(metrics.per_second).into(),
         metrics.max_cost.into(),
         metrics.mean_cost.into(),
-        metrics.mean_group_size.into(),
+        to_thousandths(metrics.mean_group_size).into(),
     ]);
     Ok(())
+}
+
+/// Of a rate or a mean, what is worth reading.
+fn to_thousandths(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
 }
