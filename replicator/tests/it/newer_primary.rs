@@ -4,7 +4,7 @@ use tailrace_engine::{Changes, ChangesRequest, EngineError, OperationCode};
 use tailrace_replicator::{ReplicationState, TaskState};
 use tailrace_wal::Seq;
 
-use crate::support::{Authority, Site, reaches};
+use crate::support::{Authority, Site, eventually, reaches};
 
 const UNKNOWN: OperationCode = OperationCode(4040);
 
@@ -71,6 +71,9 @@ async fn an_operation_that_is_not_known_stops_by_name_and_is_kept_when_it_is_ski
     let (rows, error) = read(&replica, Seq(5)).await;
     assert!(matches!(error, EngineError::ChangesSkipped { seq: Seq(4), .. }), "{error}");
     assert_eq!(rows, 10);
+    let tasks = follower.tasks();
+    let skipped = tasks.iter().find(|task| task.task.seq == Seq(4)).unwrap();
+    assert_eq!((skipped.state, &*skipped.task.operation.name()), (TaskState::Skipped, "OPERATION 4040"));
     for _ in 0..2 {
         let diverged = reaches(&follower, "market", ReplicationState::Diverged).await;
         assert!(diverged.reason.unwrap().contains("task 4 was skipped"));
@@ -88,6 +91,18 @@ async fn an_operation_that_is_not_known_stops_by_name_and_is_kept_when_it_is_ski
         replica.restart().await;
         follower = replica.follow(address).await;
     }
+    // Where it was applied, a feed that cannot say what it does says that.
+    let (rows, error) = read(&primary, Seq(5)).await;
+    assert_eq!(rows, 10);
+    assert!(error.to_string().contains("operation 4040 of transaction 4"), "{error}");
+
+    // The primary's copy is equal.
+    eventually("the primary to be connected", || follower.status().connected.map(drop)).await;
+    follower.repair("market").await.unwrap();
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    assert_eq!(replica.rows("market", "bars"), Some(20));
+    primary.insert("market", "bars", 20..30).await;
+    replica.catches_up(&primary, "market").await;
     follower.shutdown().await;
     publisher.shutdown().await;
 }
