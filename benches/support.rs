@@ -125,6 +125,7 @@ pub(crate) fn follower_config(name: &str, tls: TlsConfig, primary: SocketAddr) -
         name: name.into(),
         primary_addresses: vec![primary.to_string()],
         databases: None,
+        tables: Default::default(),
         apply_workers: 2,
         receive_bytes: FollowerConfig::RECEIVE_BYTES,
         apply_user: None,

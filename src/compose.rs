@@ -1,8 +1,8 @@
 //! A node from its settings: engine → publisher → follower → SQL server, started bottom up, stopped top down.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport};
+use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport, TableChoice};
 use tailrace_replicator::{
     CompressionPolicy, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant, TlsConfig,
 };
@@ -193,6 +193,7 @@ fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<Fol
         name: replica.name.clone().unwrap_or_else(|| settings.node.name.clone()),
         primary_addresses: replica.primary_addresses.clone(),
         databases: replica.databases.clone(),
+        tables: chosen_tables(replica),
         apply_workers: replica.apply_workers,
         receive_bytes: replica.receive_bytes.0,
         tls: tls_config(settings)?,
@@ -201,6 +202,15 @@ fn follower_config(settings: &Settings, replica: &ReplicaSettings) -> Result<Fol
         backoff_max: replica.backoff_max.0,
         task_failures_max: replica.task_failures_max,
     })
+}
+
+/// By database, the tables that are named. Databases of which none is named have all of theirs.
+fn chosen_tables(replica: &ReplicaSettings) -> BTreeMap<String, TableChoice> {
+    let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for table in replica.tables.iter().flatten() {
+        named.entry(table.database.clone()).or_default().push(table.table.clone());
+    }
+    named.into_iter().map(|(database, tables)| (database, TableChoice::only(tables))).collect()
 }
 
 fn tls_config(settings: &Settings) -> Result<TlsConfig> {

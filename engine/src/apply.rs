@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, OperationCode, PartitionKey, PartitionVersion, Receipt,
-    Result, TableId, TableVersion, TaskInfo,
+    Result, SchemaVersion, TableId, TableVersion, TaskInfo,
     chunk::push_chunk,
     dead_letter::Skipped,
     effect::{Append, Committed, Effect, invalid},
@@ -52,6 +52,7 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
         for effect in committed.effects {
             match effect {
                 Effect::Append(append) => append_rows(version, append, position.seq, changes)?,
+                Effect::LeftOut { table, schema_version, .. } => check_left_out(version, table, schema_version)?,
                 Effect::CreateDatabase(body) => {
                     if version.name != body.name {
                         return Err(invalid(&format!(
@@ -70,7 +71,9 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
                     }
                     version.next_table = TableId(table.id.0.saturating_add(1));
                     version.names.insert_mut(table.name.clone(), table.id);
-                    version.tables.insert_mut(table.id, Arc::new(TableVersion::empty(table)?));
+                    let left_out = !version.choice.selects(&table.name);
+                    let table = TableVersion { left_out, ..TableVersion::empty(table)? };
+                    version.tables.insert_mut(table.table.id, Arc::new(table));
                 }
                 Effect::DropTable(id) => {
                     let Some(table) = version.tables.get(&id).cloned() else {
@@ -106,7 +109,8 @@ pub(crate) fn append_rows(
     let Some(table) = table.filter(|table| table.table.schema_version == append.schema_version) else {
         return Err(invalid(&format!("rows for a table: {}", version.unusable_table(append.table))));
     };
-    if append.batch.num_rows() == 0 {
+    // Left out since the rows were decoded.
+    if append.batch.num_rows() == 0 || table.left_out {
         return Ok(());
     }
     let mut table = TableVersion::clone(table);
@@ -118,6 +122,17 @@ pub(crate) fn append_rows(
     Ok(())
 }
 
+/// What was left out must belong to a table that holds nothing, or it would lack rows in silence.
+pub(crate) fn check_left_out(version: &DatabaseVersion, id: TableId, schema_version: SchemaVersion) -> Result<()> {
+    match version.tables.get(&id) {
+        Some(table) if table.left_out && table.table.schema_version == schema_version => Ok(()),
+        Some(table) if !table.left_out => {
+            Err(invalid(&format!("rows of table {:?} were left out, and it has its rows here", table.table.name)))
+        }
+        _ => Err(invalid(&format!("rows for a table: {}", version.unusable_table(id)))),
+    }
+}
+
 /// Takes all tables out of a version.
 pub(crate) fn retire_all(version: &mut DatabaseVersion, changes: &mut Changes) {
     changes.retired.extend(version.tables().flat_map(|table| datafiles(table)));
@@ -126,7 +141,7 @@ pub(crate) fn retire_all(version: &mut DatabaseVersion, changes: &mut Changes) {
     version.names = rpds::HashTrieMapSync::new_sync();
 }
 
-fn datafiles(table: &TableVersion) -> Vec<Arc<Datafile>> {
+pub(crate) fn datafiles(table: &TableVersion) -> Vec<Arc<Datafile>> {
     table.partitions.values().flat_map(|partition| partition.datafiles.iter().cloned()).collect()
 }
 
@@ -153,6 +168,7 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
     for effect in &committed.effects {
         match effect {
             Effect::Append(append) => add(append.table, name(append.table)),
+            Effect::LeftOut { table, .. } => add(*table, name(*table)),
             Effect::CreateTable(table) => add(table.id, &table.name),
             Effect::DropTable(id) => add(*id, name(*id)),
             Effect::CreateDatabase(_) | Effect::DropDatabase => {}

@@ -6,8 +6,8 @@ use tailrace_wal::{CommitTime, HistoryEnd, HistoryId, Part, Position, Seq};
 
 use crate::{
     CreateDatabase, DatabaseVersion, Engine, EngineError, Operation, Receipt, ReplicationSwitches, Result, Role,
-    SystemFact, Table, TableDefinition, TableId, check_name, commit::ended_fact, database::Database, effect::Effect,
-    ids::unique, operation::encode_body, system::body_entry,
+    SystemFact, Table, TableChoice, TableDefinition, TableId, check_name, commit::ended_fact, database::Database,
+    effect::Effect, ids::unique, operation::encode_body, system::body_entry,
 };
 
 impl Engine {
@@ -166,6 +166,7 @@ pub(crate) fn empty_version(id: HistoryId, name: String, role: Role) -> Database
         commit_time: CommitTime::default(),
         epochs: Vec::new(),
         skipped: Arc::default(),
+        choice: TableChoice::all(),
         tables: rpds::HashTrieMapSync::new_sync(),
         names: rpds::HashTrieMapSync::new_sync(),
         next_table: TableId(1),

@@ -13,6 +13,8 @@ use crate::{
 pub(crate) enum Effect {
     /// Rows of one partition.
     Append(Append),
+    /// Rows of a table that is left out here. They are not decoded.
+    LeftOut { table: TableId, schema_version: SchemaVersion, rows: u64 },
     /// The history begins.
     CreateDatabase(CreateDatabase),
     /// The history ends.
@@ -52,7 +54,7 @@ pub(crate) struct Committed {
 }
 
 impl Committed {
-    /// Rows appended.
+    /// Rows appended, those of tables that are left out among them.
     pub(crate) fn rows(&self) -> u64 {
         self.effects.iter().map(Effect::rows).sum()
     }
@@ -62,12 +64,13 @@ impl Effect {
     pub(crate) fn rows(&self) -> u64 {
         match self {
             Self::Append(append) => append.batch.num_rows() as u64,
+            Self::LeftOut { rows, .. } => *rows,
             _ => 0,
         }
     }
 
     pub(crate) fn is_ddl(&self) -> bool {
-        !matches!(self, Self::Append(_))
+        !matches!(self, Self::Append(_) | Self::LeftOut { .. })
     }
 }
 
@@ -101,7 +104,7 @@ fn decode_effect(
     })?;
     let bytes = || payload.part_bytes(index);
     Ok(match operation {
-        Operation::Append => Effect::Append(decode_append(catalog, entry, payload, index, origin)?),
+        Operation::Append => decode_append(catalog, entry, payload, index, origin)?,
         Operation::CreateDatabase => {
             let database: CreateDatabase = decode_body(operation, &bytes())?;
             check_name("database", &database.name)?;
@@ -124,7 +127,7 @@ fn decode_append(
     payload: &Payload,
     index: usize,
     origin: Origin,
-) -> Result<Append> {
+) -> Result<Effect> {
     let id = TableId(entry.table);
     let table = catalog.table_by_id(id);
     let table = table.ok_or_else(|| invalid(&format!("rows for a table: {}", catalog.missing_table(id))))?;
@@ -134,6 +137,9 @@ fn decode_append(
             "rows for table {:?} have schema version {schema_version}, the table has {} at that point",
             table.table.name, table.table.schema_version
         )));
+    }
+    if table.left_out {
+        return Ok(Effect::LeftOut { table: id, schema_version, rows: entry.rows.into() });
     }
     let batch = decode_part(payload.part_bytes(index), &table.schema, entry.rows)?;
     let key = PartitionKey(entry.partition.clone());
@@ -146,7 +152,7 @@ fn decode_append(
             )));
         }
     }
-    Ok(Append { table: id, schema_version, key, first_ordinal: Ordinal(entry.first_ordinal), batch })
+    Ok(Effect::Append(Append { table: id, schema_version, key, first_ordinal: Ordinal(entry.first_ordinal), batch }))
 }
 
 /// Ordinals must run through the parts, or identities would collide.

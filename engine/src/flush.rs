@@ -234,6 +234,9 @@ impl Engine {
                 let version = &frozen.version;
                 let mut tables: Vec<Table> = version.tables().map(|table| Table::clone(&table.table)).collect();
                 tables.sort_by_key(|table| table.id);
+                let left_out = version.tables().filter(|table| table.left_out).map(|table| table.table.id);
+                let mut left_out: Vec<TableId> = left_out.collect();
+                left_out.sort_unstable();
                 FlushedHistory {
                     id: version.id,
                     name: version.name.clone(),
@@ -249,6 +252,7 @@ impl Engine {
                     replay_after: frozen.replay_after,
                     complete_from: frozen.complete_from,
                     tables,
+                    left_out,
                     added: added.remove(&version.id).unwrap_or_default(),
                     system_facts: Vec::new(),
                     keys: frozen.changes.keys.iter().map(key_record).collect(),
@@ -269,6 +273,7 @@ impl Engine {
                 replay_after: Lsn::ZERO,
                 complete_from: Seq::ZERO,
                 tables: Vec::new(),
+                left_out: Vec::new(),
                 added: Vec::new(),
                 system_facts: system.facts(),
                 keys: Vec::new(),
@@ -341,7 +346,8 @@ fn key_record((key, receipt): &(bytes::Bytes, Receipt)) -> KeyRecord {
     }
 }
 
-/// Puts a datafile in the place of all rows up to `upto`. `false` if the table is gone.
+/// Puts a datafile in the place of all rows up to `upto`. `false` if the table is gone or is left out
+/// since.
 fn replace_chunks(
     version: &mut DatabaseVersion,
     table: TableId,
@@ -350,7 +356,7 @@ fn replace_chunks(
     upto: Seq,
     changes: &mut Changes,
 ) -> bool {
-    let Some(held) = version.tables.get(&table) else { return false };
+    let Some(held) = version.tables.get(&table).filter(|held| !held.left_out) else { return false };
     let mut table_version = TableVersion::clone(held);
     let mut partition = table_version.partitions.get(key).map(|held| PartitionVersion::clone(held)).unwrap_or_default();
     partition.chunks = partition.chunks.iter().filter_map(|chunk| rows_after(chunk, upto)).collect();

@@ -25,6 +25,7 @@
 //! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
 //! | skip | `replica` (skip) → `dead_letter` (the payload, before the record) → the log → `apply`; `dead_letter/settle` |
 //! | repair | `repair` |
+//! | some tables | `choice` (what a followed database holds here) → `effect` (rows are not decoded) → `apply` |
 //! | simulation | `simulation` (tests only: background work by hand, planted bugs); the runs are in `tests/simulation` |
 //!
 //! A new operation: `operation` (its code), `effect` (decode and check), `apply` (both versions before and after it), `ddl`
@@ -40,6 +41,7 @@ mod archive;
 mod background;
 mod cache;
 mod changes;
+mod choice;
 mod chunk;
 mod commit;
 mod config;
@@ -86,6 +88,7 @@ pub use archive::{ArchiveConfig, open_archive};
 pub use changes::{
     COMMIT_TIME_COLUMN, Changes, ChangesRequest, FEED_COLUMNS, OPERATION_COLUMN, PartitionFilter, feed_schema,
 };
+pub use choice::{LeftOut, TableChoice};
 pub use chunk::{Chunk, IdentityRun};
 pub use config::EngineConfig;
 pub use datafile::{

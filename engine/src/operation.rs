@@ -1,6 +1,6 @@
 //! What a part does: operation codes and the bodies of those that carry no rows.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position};
@@ -87,6 +87,13 @@ pub enum SystemFact {
         name: String,
         /// Name of the primary cluster.
         primary: String,
+    },
+    /// Which tables of a followed history have rows here.
+    ChosenTables {
+        /// Which history.
+        history: HistoryId,
+        /// Their names; null: all.
+        tables: Option<BTreeSet<String>>,
     },
     /// A user was given a right in a database, or it was taken away.
     Right {

@@ -9,7 +9,10 @@ use tailrace_wal::{HistoryEnd, HistoryId, Log, LogError, Lsn, Recovery};
 
 use crate::{
     DatabaseVersion, Datafile, Engine, EngineConfig, EngineError, EngineSeams, PartitionVersion, Receipt, Result, Role,
-    StartReport, TableVersion, background,
+    StartReport, TableVersion,
+    apply::Changes,
+    background,
+    choice::choose,
     config::planted,
     database::Database,
     dead_letter::Letters,
@@ -132,7 +135,7 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
         if engine.system.lock().ended.contains_key(&history.id) {
             // Dropped, and the edit that takes its files out of the manifest did not come to be.
             let (version, _) = restore_version(engine, history)?;
-            let mut changes = crate::apply::Changes::default();
+            let mut changes = Changes::default();
             let mut version = version;
             crate::apply::retire_all(&mut version, &mut changes);
             named.extend(changes.retired.iter().map(|file| file.path().0.clone()));
@@ -141,6 +144,12 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
         }
         let (version, files) = restore_version(engine, history)?;
         named.extend(files);
+        let (mut version, mut changes) = (version, Changes::default());
+        if history.replay_after <= state.flushed {
+            // What was chosen may have been flushed without what follows from it. A later repair knew better.
+            let choice = version.choice.clone();
+            choose(&mut version, &mut changes, choice);
+        }
         let version = Arc::new(version);
         // A database that was stopped may have records to be applied from there on.
         let applied = state.flushed.min(Lsn(state.replay_from.0.saturating_sub(1)));
@@ -149,6 +158,7 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
             let mut applying = database.applying.lock();
             applying.replay_after = history.replay_after;
             applying.complete_from = history.complete_from;
+            applying.changes = changes;
         }
         for known in &history.keys {
             let receipt =
@@ -185,6 +195,7 @@ pub(crate) fn restore_version(engine: &Engine, history: &HistoryState) -> Result
             let partition = PartitionVersion { datafiles: datafiles.collect(), chunks: Vec::new() };
             version.partitions.insert_mut(key.clone(), Arc::new(partition));
         }
+        version.left_out = history.left_out.contains(&table.table.id);
         names.insert_mut(table.table.name.clone(), table.table.id);
         tables.insert_mut(table.table.id, Arc::new(version));
     }
@@ -200,6 +211,7 @@ pub(crate) fn restore_version(engine: &Engine, history: &HistoryState) -> Result
         commit_time: history.commit_time,
         epochs: history.epochs.clone(),
         skipped: Arc::new(history.skipped.iter().map(|letter| (letter.seq, letter.clone())).collect()),
+        choice: system.choice(history.id),
         tables,
         names,
         next_table: history.next_table,

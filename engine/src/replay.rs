@@ -6,6 +6,7 @@ use tailrace_wal::{Frame, Lsn, RecordKind, Seq};
 
 use crate::{
     CreateDatabase, DatabaseVersion, DeadLetter, Engine, EngineError, Operation, Result,
+    choice::choose,
     commit::ended_fact,
     config::planted,
     database::Database,
@@ -86,25 +87,35 @@ impl<'a> Replay<'a> {
         let header = &frame.header;
         system.advance(frame.lsn, header.position(), header.restart_seq, header.commit_time);
         drop(system);
-        self.follow_facts();
+        self.follow_facts(frame.lsn);
         Ok(())
     }
 
-    /// Brings databases in line with facts: roles, switches, histories that are followed or over.
-    fn follow_facts(&self) {
+    /// Brings databases in line with the facts up to an LSN: roles, switches, tables that are chosen, histories that are
+    /// followed or over.
+    fn follow_facts(&self, lsn: Lsn) {
         let databases: Vec<_> = self.engine.databases.read().values().cloned().collect();
         for database in databases {
-            let (role, replicated, ended) = {
+            let id = database.id;
+            let (role, replicated, choice, ended) = {
                 let system = self.engine.system.lock();
-                (system.role(database.id), system.replicated(database.id), system.ended.contains_key(&database.id))
+                (system.role(id), system.replicated(id), system.choice(id), system.ended.contains_key(&id))
             };
             if ended {
                 self.engine.end_here(&database);
             } else {
                 let version = database.version();
-                if version.role != role || version.replicated != replicated {
+                let replay_after = database.applying.lock().replay_after;
+                if version.role != role || version.replicated != replicated || version.choice != choice {
                     database.alter(
-                        |version, _| (version.role, version.replicated) = (role, replicated),
+                        |version, changes| {
+                            (version.role, version.replicated) = (role, replicated);
+                            // What was chosen before a repair says nothing of what it brought.
+                            match lsn <= replay_after {
+                                true => version.choice = choice,
+                                false => choose(version, changes, choice),
+                            }
+                        },
                         |version, ended| self.engine.publish(version, ended),
                     );
                 }
@@ -125,12 +136,13 @@ impl<'a> Replay<'a> {
 
     /// A history that the manifest does not know begins with CREATE DATABASE.
     fn begin_history(&self, frame: &Frame) -> Option<Arc<Database>> {
-        let (role, replicated) = {
+        let (role, replicated, choice) = {
             let system = self.engine.system.lock();
             if system.ended.contains_key(&frame.header.history) {
                 return None;
             }
-            (system.role(frame.header.history), system.replicated(frame.header.history))
+            let id = frame.header.history;
+            (system.role(id), system.replicated(id), system.choice(id))
         };
         let first = frame.payload.directory.parts.first()?;
         if frame.header.kind != RecordKind::Commit
@@ -141,7 +153,7 @@ impl<'a> Replay<'a> {
         }
         let body: CreateDatabase = serde_json::from_slice(&frame.payload.part_bytes(0)).ok()?;
         let mut version = empty_version(frame.header.history, body.name, role);
-        version.replicated = replicated;
+        (version.replicated, version.choice) = (replicated, choice);
         let database = Arc::new(Database::new(Arc::new(version), frame.lsn));
         self.engine.databases.write().insert(frame.header.history, database.clone());
         Some(database)

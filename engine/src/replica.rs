@@ -9,7 +9,7 @@ use tailrace_wal::{
 
 use crate::{
     DatabaseVersion, DeadLetter, Engine, EngineError, Operation, Result, Role, SystemFact, TaskInfo,
-    apply::{Changes, apply},
+    apply::{Changes, apply, check_left_out},
     check_name,
     commit::ended_fact,
     database::Database,
@@ -239,7 +239,9 @@ impl Engine {
 
     /// A followed database before its first record.
     pub(crate) fn install_followed(&self, history: HistoryId, name: String, primary: String) -> Arc<Database> {
-        let version = Arc::new(empty_version(history, name, Role::Replica { primary }));
+        let mut version = empty_version(history, name, Role::Replica { primary });
+        version.choice = self.system.lock().choice(history);
+        let version = Arc::new(version);
         let database = Arc::new(Database::new(version.clone(), self.log.status().appended));
         self.databases.write().insert(history, database.clone());
         self.publish(&version, false);
@@ -599,6 +601,7 @@ fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, body: &Body) -
                     return Err(invalid(&format!("rows for a table: {}", scratch.unusable_table(append.table))));
                 }
             }
+            Effect::LeftOut { table, schema_version, .. } => check_left_out(scratch, *table, *schema_version)?,
             other => ddl.push(other.clone()),
         }
     }

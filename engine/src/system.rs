@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, Part, PartEntry, PartHash, Payload, Position, Seq};
 
 use crate::{
-    EpochEntry, GrantedRight, Operation, ReplicationSwitches, Result, Role, SystemFact,
+    EpochEntry, GrantedRight, Operation, ReplicationSwitches, Result, Role, SystemFact, TableChoice,
     apply::fold_epoch,
     effect::invalid,
     operation::{decode_body, encode_body},
@@ -25,6 +25,7 @@ pub(crate) struct System {
     pub(crate) switches: ReplicationSwitches,
     replicated: BTreeMap<HistoryId, bool>,
     follows: BTreeMap<HistoryId, Follows>,
+    choices: BTreeMap<HistoryId, BTreeSet<String>>,
     pub(crate) rights: BTreeSet<GrantedRight>,
     pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
     /// Since the last flush.
@@ -57,6 +58,7 @@ impl System {
             switches: ReplicationSwitches { primary: true, replica: true },
             replicated: BTreeMap::new(),
             follows: BTreeMap::new(),
+            choices: BTreeMap::new(),
             rights: BTreeSet::new(),
             ended: BTreeMap::new(),
             moved: false,
@@ -76,6 +78,11 @@ impl System {
         self.replicated.get(&history).copied().unwrap_or(false)
     }
 
+    /// Which tables of a history have rows here.
+    pub(crate) fn choice(&self, history: HistoryId) -> TableChoice {
+        self.choices.get(&history).map_or_else(TableChoice::all, |names| TableChoice::only(names.iter().cloned()))
+    }
+
     /// Followed histories that have not ended, with their names.
     pub(crate) fn followed(&self) -> impl Iterator<Item = (HistoryId, &str)> {
         let live = self.follows.iter().filter(|(id, _)| !self.ended.contains_key(id));
@@ -93,6 +100,12 @@ impl System {
             SystemFact::Follows { history, name, primary } => {
                 self.follows.insert(history, Follows { name, primary });
             }
+            SystemFact::ChosenTables { history, tables } => {
+                match tables {
+                    Some(tables) => self.choices.insert(history, tables),
+                    None => self.choices.remove(&history),
+                };
+            }
             SystemFact::Right { user, database, right, granted } => {
                 let of = GrantedRight { user, database, right };
                 if granted {
@@ -103,6 +116,7 @@ impl System {
             }
             SystemFact::Ended { history, name, end, epochs } => {
                 self.replicated.remove(&history);
+                self.choices.remove(&history);
                 self.ended.insert(history, EndedHistory { name, end, epochs });
             }
         }
@@ -129,6 +143,11 @@ impl System {
             name: follows.name.clone(),
             primary: follows.primary.clone(),
         }));
+        facts.extend(
+            self.choices
+                .iter()
+                .map(|(history, tables)| SystemFact::ChosenTables { history: *history, tables: Some(tables.clone()) }),
+        );
         facts.extend(
             self.replicated.iter().map(|(history, on)| SystemFact::DatabaseReplication { history: *history, on: *on }),
         );
@@ -195,6 +214,13 @@ mod tests {
         system.fold(SystemFact::Follows { history: followed, name: "market".into(), primary: "a".into() });
         system.fold(SystemFact::DatabaseReplication { history: followed, on: true });
         system.fold(SystemFact::DatabaseReplication { history: ended, on: true });
+        let choose = |history, names: Option<&[&str]>| SystemFact::ChosenTables {
+            history,
+            tables: names.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+        };
+        system.fold(choose(followed, Some(&["old"])));
+        system.fold(choose(followed, Some(&["bars", "risk"])));
+        system.fold(choose(ended, Some(&["bars"])));
         system.fold(SystemFact::Ended {
             history: ended,
             name: "old".into(),
@@ -215,6 +241,11 @@ mod tests {
         assert_eq!(again.facts(), system.facts());
         assert_eq!(again.role(followed), Role::Replica { primary: "a".into() });
         assert!(again.replicated(followed) && !again.replicated(ended));
+        assert_eq!(again.choice(followed), TableChoice::only(["risk", "bars"]));
+        assert_eq!(again.choice(ended), TableChoice::all());
+        again.fold(choose(followed, None));
+        assert_eq!(again.choice(followed), TableChoice::all());
+        again.fold(choose(followed, Some(&["bars", "risk"])));
         assert_eq!(again.switches, ReplicationSwitches { primary: true, replica: false });
         assert_eq!(again.ended.len(), 1);
         assert_eq!(again.rights.iter().map(|right| right.database.as_str()).collect::<Vec<_>>(), ["market"]);

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Position, Seq};
 
 use crate::{
-    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableId, dead_letter::Skipped,
-    garbage::Garbage, partition::DatafilePath,
+    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableChoice, TableId,
+    dead_letter::Skipped, garbage::Garbage, partition::DatafilePath,
 };
 
 /// All databases by name. Persistent, so that publishing one database copies only the path to it.
@@ -61,6 +61,8 @@ pub struct DatabaseVersion {
     pub epochs: Vec<EpochEntry>,
     /// What was skipped here and is not settled.
     pub(crate) skipped: Arc<Skipped>,
+    /// Which tables have rows here.
+    pub(crate) choice: TableChoice,
     pub(crate) tables: rpds::HashTrieMapSync<TableId, Arc<TableVersion>>,
     pub(crate) names: rpds::HashTrieMapSync<String, TableId>,
     /// The id that the next CREATE TABLE takes: above all ids ever used.
@@ -76,6 +78,8 @@ pub struct TableVersion {
     pub schema: SchemaRef,
     /// Its partitioning.
     pub scheme: Arc<PartitionScheme>,
+    /// Its rows were not applied here, or not all of them: it holds none.
+    pub(crate) left_out: bool,
     pub(crate) partitions: rpds::RedBlackTreeMapSync<PartitionKey, Arc<PartitionVersion>>,
 }
 
@@ -132,7 +136,8 @@ impl TableVersion {
     pub(crate) fn empty(table: Table) -> Result<Self> {
         let scheme = Arc::new(PartitionScheme::new(&table)?);
         let schema = table.schema();
-        Ok(Self { table: Arc::new(table), schema, scheme, partitions: rpds::RedBlackTreeMapSync::new_sync() })
+        let partitions = rpds::RedBlackTreeMapSync::new_sync();
+        Ok(Self { table: Arc::new(table), schema, scheme, left_out: false, partitions })
     }
 
     /// A partition by its key.

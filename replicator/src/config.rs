@@ -1,6 +1,8 @@
 //! Settings of replication.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tailrace_engine::TableChoice;
 
 /// Where certificates lie. Both sides present one; both are checked against `ca`.
 #[derive(Debug, Clone)]
@@ -95,6 +97,8 @@ pub struct FollowerConfig {
     pub primary_addresses: Vec<String>,
     /// Databases to follow; `None`: all that are replicated.
     pub databases: Option<Vec<String>>,
+    /// By database: the tables that have rows here. Databases that are not among them: all of their tables.
+    pub tables: BTreeMap<String, TableChoice>,
     /// Threads that decode and check records.
     pub apply_workers: usize,
     /// Uncompressed bytes of chunks that may be on their way and waiting to be applied, of all databases together; each may

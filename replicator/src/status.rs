@@ -1,6 +1,6 @@
 //! What SQL shows of replication.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tailrace_engine::TaskInfo;
 use tailrace_wal::{CommitTime, HistoryId, PinState, Seq};
@@ -163,6 +163,8 @@ pub struct FollowedDatabaseStatus {
     pub next_try: Option<CommitTime>,
     /// The task that fails, which may be skipped.
     pub failed_task: Option<Seq>,
+    /// The tables that are chosen, by name; `None`: all.
+    pub tables: Option<BTreeSet<String>>,
 }
 
 /// On the replica: the cluster.

@@ -32,6 +32,7 @@ mod statement;
 mod system;
 
 pub use error::{Result, SqlError};
+pub use feed::parse_table_name;
 pub use instance::{Instance, SqlConfig};
 pub use server::Server;
 pub use session::{Notice, Outcome, Session, SessionFactory};

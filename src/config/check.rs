@@ -103,6 +103,14 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
                 );
             }
         }
+        for table in replica.tables.iter().flatten() {
+            if replica.databases.as_ref().is_some_and(|databases| !databases.contains(&table.database)) {
+                return refuse(
+                    "replication.replica.tables",
+                    format!("has \"{table}\", but `databases` leaves {:?} out", table.database),
+                );
+            }
+        }
         if replica.apply_workers == 0 {
             return refuse("replication.replica.apply_workers", "must be at least 1".to_owned());
         }

@@ -8,6 +8,7 @@ mod listing;
 mod quantity;
 mod sections;
 mod storage_url;
+mod table_name;
 
 use std::path::Path;
 
@@ -28,6 +29,7 @@ pub use sections::{
     WalSettings,
 };
 pub use storage_url::StorageUrl;
+pub use table_name::TableName;
 
 use crate::{Error, Result};
 
@@ -176,6 +178,11 @@ mod tests {
             ("[storage]\nurl = \"s3://bucket\"\n", "file:///"),
             ("[replication.primary]\n", "[tls]"),
             ("[listen]\nreplication = \":0\"\n", "[replication.primary]"),
+            (
+                "[replication.replica]\nprimary_addresses = [\"a:1\"]\ntables = [\"bars\"]\n",
+                "does not name its database",
+            ),
+            ("[replication.replica]\nprimary_addresses = [\"a:1\"]\ntables = [\"market.*\"]\n", "database.table"),
         ] {
             let message = refusal(&format!("{NODE}{text}"), &[]);
             assert!(message.contains(allowed), "{text}: {message}");

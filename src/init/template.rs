@@ -62,6 +62,7 @@ key = "tls/node.key"
 # [replication.replica]
 # primary_addresses = ["primary.example.org:7443"]
 # databases = ["market"]            # default: all that are replicated
+# tables = ["market.bars"]          # of a database named here, these tables alone have rows; default: all tables
 # apply_workers = 2                 # default: as many as cores
 # receive_bytes = "48MiB"           # what is on its way from the primary and waits to be applied
 # apply_user = "replicator"         # applies as this user, with the rights it has here; default: everything is allowed

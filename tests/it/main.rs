@@ -34,6 +34,7 @@ mod replicate;
 mod states;
 mod stop_and_start;
 mod synchronous;
+mod tables;
 mod tail;
 mod topologies;
 mod tutorial_page;

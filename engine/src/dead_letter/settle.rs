@@ -102,6 +102,7 @@ impl Engine {
                 for effect in decode_effects(&version, payload, Origin::Peer)? {
                     match effect {
                         Effect::Append(append) => rows.push(append),
+                        Effect::LeftOut { .. } => {}
                         _ => {
                             return Err(EngineError::Invalid(format!(
                                 "task {seq} changes the tables of database {:?} and cannot be applied behind those that \

@@ -29,6 +29,11 @@ impl HistoryState {
         if let Some(letter) = self.skipped.iter().find(|letter| letter.seq > self.position.seq) {
             return Err(format!("task {} was skipped, and the history stands at {}", letter.seq, self.position.seq));
         }
+        for id in &self.left_out {
+            if self.tables.get(id).is_none_or(|table| !table.partitions.is_empty()) {
+                return Err(format!("table {id} is left out, and is not there or has datafiles"));
+            }
+        }
         let (mut names, mut rows) = (BTreeSet::new(), 0_u64);
         for (id, TableState { table, partitions }) in &self.tables {
             table.check().map_err(|error| error.to_string())?;

@@ -60,6 +60,9 @@ pub(crate) struct FlushedHistory {
     pub(crate) complete_from: Seq,
     /// All of its tables. A table that is not among them is gone with its files.
     pub(crate) tables: Vec<Table>,
+    /// Those of them that are left out here: they have no files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<TableId>,
     /// New datafiles.
     pub(crate) added: Vec<(TableId, PartitionKey, DatafileMeta)>,
     /// Of the system history: its fold.

@@ -97,6 +97,7 @@ async fn write(node: &Path) {
         replay_after: Lsn::ZERO,
         complete_from: Seq(39),
         tables: vec![table()],
+        left_out: Vec::new(),
         added: vec![(TableId(2), PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165])), datafile())],
         system_facts: Vec::new(),
         keys: vec![KeyRecord {

@@ -396,6 +396,7 @@ mod tests {
             replay_after: Lsn::ZERO,
             complete_from: Seq::ZERO,
             tables: Vec::new(),
+            left_out: Vec::new(),
             added: Vec::new(),
             system_facts: Vec::new(),
             keys: Vec::new(),

@@ -43,6 +43,9 @@ pub(crate) struct HistoryState {
     /// Every fragment written after this seq is in this node's log, or its transaction is over.
     pub(crate) complete_from: Seq,
     pub(crate) tables: BTreeMap<TableId, TableState>,
+    /// Those of them that are left out here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<TableId>,
     /// Of the system history: its fold.
     pub(crate) system_facts: Vec<SystemFact>,
     /// Its latest idempotency keys, oldest first.
@@ -99,7 +102,8 @@ impl HistoryState {
         keys.drain(..keys.len().saturating_sub(KEYS_KEPT));
         let mut tables: BTreeMap<TableId, TableState> = BTreeMap::new();
         for table in moved.tables {
-            let partitions = held.remove(&table.id).map(|held| held.partitions).unwrap_or_default();
+            let held = held.remove(&table.id).filter(|_| !moved.left_out.contains(&table.id));
+            let partitions = held.map(|held| held.partitions).unwrap_or_default();
             tables.insert(table.id, TableState { table, partitions });
         }
         add_files(&mut tables, moved.added);
@@ -114,6 +118,7 @@ impl HistoryState {
             replay_after: moved.replay_after,
             complete_from: moved.complete_from,
             tables,
+            left_out: moved.left_out,
             system_facts: moved.system_facts,
             keys,
             skipped: moved.skipped,

@@ -11,7 +11,8 @@ use super::{
     check::{check, wrong},
 };
 use crate::{
-    DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table, TableId,
+    DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table,
+    TableChoice, TableId,
     database::Database,
     datafile::{Sink, verify_datafile},
     ids::unique,
@@ -25,6 +26,8 @@ pub struct RepairInstall {
     engine: Arc<Engine>,
     database: Arc<Database>,
     manifest: RepairManifest,
+    /// Tables whose datafiles are wanted.
+    choice: TableChoice,
     /// Table and datafile within it, by number.
     places: Vec<(usize, usize)>,
     datafiles: Vec<Received>,
@@ -34,6 +37,8 @@ pub struct RepairInstall {
 
 enum Received {
     Nothing,
+    /// It is of a table that is left out here.
+    Unwanted,
     Some(Box<Partial>),
     /// Durable, under this name.
     All(DatafilePath),
@@ -49,7 +54,16 @@ struct Partial {
 }
 
 impl RepairInstall {
-    /// Adds bytes of a datafile (index in the manifest's order), in order of offset; the last piece completes it: length
+    /// Datafiles that are to be fetched, by index in the manifest's order, with their lengths: those of the tables that
+    /// have rows here.
+    pub fn wanted(&self) -> impl Iterator<Item = (usize, u64)> {
+        let datafiles = self.manifest.datafiles().zip(&self.datafiles).enumerate();
+        datafiles
+            .filter(|(_, (_, received))| !matches!(received, Received::Unwanted))
+            .map(|(index, ((.., meta), _))| (index, meta.bytes))
+    }
+
+    /// Adds bytes of a wanted datafile (index in the manifest's order), in order of offset; the last piece completes it: length
     /// and hash are checked, the file is made durable under a name of this node's own.
     pub async fn write(&mut self, datafile: usize, bytes: Bytes) -> Result<()> {
         let (.., meta) = self.described(datafile)?;
@@ -62,9 +76,9 @@ impl RepairInstall {
         let mut partial = match std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
             Received::Nothing => Box::new(self.begin(datafile)?),
             Received::Some(partial) => partial,
-            done @ (Received::All(_) | Received::Failed) => {
+            done @ (Received::All(_) | Received::Failed | Received::Unwanted) => {
                 self.datafiles[datafile] = done;
-                return Err(wrong(format!("more bytes came for datafile {datafile} than it has")));
+                return Err(wrong(format!("more bytes came for datafile {datafile} than are wanted")));
             }
         };
         partial.bytes += bytes.len() as u64;
@@ -95,7 +109,8 @@ impl RepairInstall {
     /// Puts the database in place as one manifest edit, with its position and a replay floor, replacing this node's
     /// copy. Readers see the old database or the new one. An [`crate::Applier`] of the history goes on from there.
     pub async fn install(self) -> Result<Position> {
-        let missing = self.datafiles.iter().filter(|received| !matches!(received, Received::All(_))).count();
+        let is_missing = |received: &&Received| !matches!(received, Received::All(_) | Received::Unwanted);
+        let missing = self.datafiles.iter().filter(is_missing).count();
         if missing > 0 {
             return Err(wrong(format!("{missing} of its {} datafiles are not here", self.datafiles.len())));
         }
@@ -156,6 +171,12 @@ impl RepairInstall {
             replay_after,
             // Fragments from before the position are not in this node's log.
             complete_from: manifest.position.seq,
+            left_out: tables
+                .values()
+                .map(|held| &held.table)
+                .filter(|table| !self.choice.selects(&table.name))
+                .map(|table| table.id)
+                .collect(),
             tables,
             system_facts: Vec::new(),
             keys: Vec::new(),
@@ -203,8 +224,13 @@ impl Engine {
         let tables = manifest.tables.iter().enumerate();
         let places = tables.flat_map(|(table, held)| (0..held.datafiles.len()).map(move |index| (table, index)));
         let places: Vec<_> = places.collect();
-        let datafiles = places.iter().map(|_| Received::Nothing).collect();
-        Ok(RepairInstall { engine: self.clone(), database, manifest, places, datafiles, handed_over: false })
+        let choice = version.choice.clone();
+        let received = manifest.datafiles().map(|(table, ..)| match choice.selects(&table.name) {
+            true => Received::Nothing,
+            false => Received::Unwanted,
+        });
+        let datafiles = received.collect();
+        Ok(RepairInstall { engine: self.clone(), database, manifest, choice, places, datafiles, handed_over: false })
     }
 
     async fn install_repair(self: Arc<Self>, mut repair: RepairInstall) -> Result<Position> {
@@ -220,6 +246,9 @@ impl Engine {
             return Err(wrong(format!("database {:?} was dropped here meanwhile", database.name)));
         }
         check_replaceable(&database.version())?;
+        if database.version().choice != repair.choice {
+            return Err(wrong("other tables were chosen while it was fetched".to_owned()));
+        }
         let any_skipped = !database.version().skipped.is_empty();
         // The floor must not outlive the records below it: their numbers would be given again.
         let floor = self.log.status().appended;

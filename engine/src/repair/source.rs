@@ -46,7 +46,8 @@ impl RepairSource {
 }
 
 impl Engine {
-    /// Flushes and holds a database for a repair; its position is durable. Only a healthy database serves one.
+    /// Flushes and holds a database for a repair; its position is durable. Only a healthy database with
+    /// all of its tables serves one.
     pub async fn repair_source(self: &Arc<Self>, history: HistoryId) -> Result<RepairSource> {
         let unknown = || EngineError::NotFound { kind: "history", name: history.to_string() };
         let database = self.database(history).ok_or_else(unknown)?;
@@ -64,6 +65,7 @@ impl Engine {
                 database.name, database.name
             )));
         }
+        database.version().check_whole()?;
         let mut held: HashMap<String, Arc<Datafile>> = HashMap::new();
         {
             let applying = database.applying.lock();

@@ -60,6 +60,11 @@ pub(crate) async fn read(engine: &Engine, request: ChangesRequest) -> Result<BTr
     Ok(found)
 }
 
+/// Everything that a table's feed gives.
+pub(crate) async fn all(engine: &Engine, table: &str) -> BTreeMap<Identity, Row> {
+    read(engine, request(engine, table)).await.unwrap()
+}
+
 /// Whether a feed has nothing now.
 fn waits(changes: &mut Changes) -> bool {
     let mut next = std::pin::pin!(changes.next());

@@ -3,6 +3,7 @@
 
 mod basic;
 mod changes;
+mod choice;
 mod corpus;
 mod ddl;
 mod dead_letters;

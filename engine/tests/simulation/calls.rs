@@ -17,7 +17,7 @@ use crate::{
     world::{Plan, World},
 };
 
-const QUIET: Plan = Plan { steps: 0, faults: false, replica: false, skips: false, planted: None };
+const QUIET: Plan = Plan { steps: 0, faults: false, replica: false, skips: false, chooses: false, planted: None };
 
 /// What a power loss before a call left, and what was known then.
 type Image = (SimulatedDisk, Oracle);

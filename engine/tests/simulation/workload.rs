@@ -8,7 +8,7 @@ use crate::{
     world::{Done, Plan, World},
 };
 
-const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, skips: false, planted: None };
+const PLAN: Plan = Plan { steps: 60, faults: true, replica: true, skips: false, chooses: false, planted: None };
 
 #[test]
 fn what_was_acknowledged_is_there_after_anything() {
@@ -58,6 +58,29 @@ fn what_was_skipped_is_known_and_comes_back() {
     println!("{count} seeds: {skips} skips, {retries} retries, {recoveries} recoveries, {repairs} repairs");
     if count >= 12 {
         assert!(skips > 0 && retries > 0 && repairs > 0);
+    }
+}
+
+#[test]
+fn no_table_lacks_rows_in_silence() {
+    let mut sum = Done::default();
+    let seeds = seeds(16);
+    for seed in seeds.clone() {
+        // Every other operator skips tasks as well.
+        let plan = Plan { steps: 120, chooses: true, skips: seed % 2 == 1, ..PLAN };
+        let done = must("no_table_lacks_rows_in_silence", seed, World::new(seed, plan).run());
+        sum.choices += done.choices;
+        sum.brought += done.brought;
+        sum.skips += done.skips;
+        sum.recoveries += done.recoveries;
+    }
+    let Done { choices, brought, skips, recoveries, .. } = sum;
+    let count = seeds.end - seeds.start;
+    println!(
+        "{count} seeds: {choices} choices, {brought} brought back by repairs, {skips} skips, {recoveries} recoveries"
+    );
+    if count >= 16 {
+        assert!(choices > 0 && brought > 0 && skips > 0);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A seeded workload on a primary and its replica, each on its own disk, checked against the oracle.
 
+mod choices;
 mod skips;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tailrace_engine::{
-    Applier, CommitOptions, Durability, Engine, EngineError, Receipt, RepairManifest, Transaction,
+    Applier, CommitOptions, Durability, Engine, EngineError, Receipt, RepairManifest, TableChoice, Transaction,
     simulation::PlantedBug,
 };
 use tailrace_wal::{
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) replica: bool,
     /// The replica's operator skips tasks.
     pub(crate) skips: bool,
+    /// He changes his mind about its tables.
+    pub(crate) chooses: bool,
     pub(crate) planted: Option<PlantedBug>,
 }
 
@@ -49,6 +52,9 @@ pub(crate) struct Done {
     pub(crate) refused_runs: u64,
     pub(crate) skips: u64,
     pub(crate) retries: u64,
+    pub(crate) choices: u64,
+    /// Repairs that brought tables which were chosen again.
+    pub(crate) brought: u64,
 }
 
 /// A transaction that stays open over other steps.
@@ -70,6 +76,9 @@ pub(crate) struct World {
     /// Of it: what was skipped and not retried, and what a retry may have taken.
     skipped: BTreeSet<u64>,
     unsure: Option<u64>,
+    /// Which of its tables are chosen, and what may be.
+    choice: Option<(HistoryId, TableChoice)>,
+    unsure_choice: Option<TableChoice>,
     open: Vec<Open>,
     next_row: i64,
     next_key: u64,
@@ -106,6 +115,8 @@ impl World {
             following: None,
             skipped: BTreeSet::new(),
             unsure: None,
+            choice: None,
+            unsure_choice: None,
             open: Vec::new(),
             next_row: 0,
             next_key: 0,
@@ -231,6 +242,9 @@ impl World {
     async fn operate(&mut self) {
         if self.plan.skips && self.random.random_bool(0.25) {
             return self.operate_replica().await;
+        }
+        if self.plan.chooses && self.random.random_bool(0.15) {
+            return self.choose().await;
         }
         let live = self.known().live();
         if live.is_empty() {
@@ -716,6 +730,12 @@ impl World {
             drop(applier);
             return self.repair(history).await;
         };
+        let awaits = replica.version().database("market").is_some_and(|here| !here.awaited_tables().is_empty());
+        if awaits && self.random.random_bool(0.5) {
+            self.replica.disk.heal();
+            drop(applier);
+            return self.repair(history).await;
+        }
         if self.plan.skips {
             self.replica.disk.heal();
             drop((primary, replica));
@@ -821,9 +841,9 @@ impl World {
         };
         let manifest: RepairManifest = serde_json::from_slice(&serde_json::to_vec(&source.manifest).unwrap()).unwrap();
         let mut install = replica.repair_install("site-a", manifest).await.unwrap();
-        let datafiles = source.manifest.tables.iter().flat_map(|table| &table.datafiles);
-        for (index, (_, meta)) in datafiles.enumerate() {
-            match source.read(index, 0, meta.bytes).await {
+        let awaited = replica.version().database("market").is_some_and(|here| !here.awaited_tables().is_empty());
+        for (index, bytes) in install.wanted().collect::<Vec<_>>() {
+            match source.read(index, 0, bytes).await {
                 Ok(bytes) => install.write(index, bytes).await.unwrap(),
                 Err(_) => return,
             }
@@ -833,6 +853,7 @@ impl World {
         self.replica_durable = position.seq;
         self.skipped.clear();
         self.done.repairs += 1;
+        self.done.brought += u64::from(awaited);
         drop((source, primary, replica));
         self.check_replica().await;
     }
@@ -855,7 +876,7 @@ impl World {
             assert_eq!(database.stopped, None);
             assert_eq!(
                 contents_of(&replica, database).await,
-                self.without_skipped(model, seq.0 as usize),
+                self.as_chosen(database, self.without_skipped(model, seq.0 as usize)),
                 "the replica's rows"
             );
         }
@@ -886,6 +907,7 @@ impl World {
             self.following = None;
         }
         self.skips_recovered();
+        self.choice_recovered();
         self.check_replica().await;
     }
 }

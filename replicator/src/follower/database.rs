@@ -52,6 +52,8 @@ pub(crate) struct Database {
     lacks: Option<Right>,
     /// Somebody asked for a repair.
     pub(super) repair_asked: bool,
+    /// In this session the primary has offered it.
+    pub(super) offered: bool,
     backoff: Backoff,
     pub(super) resume_at: Option<Duration>,
     /// The last record was DROP DATABASE: nothing follows it.
@@ -78,6 +80,7 @@ impl Database {
             skips: BTreeMap::new(),
             lacks: None,
             repair_asked: false,
+            offered: false,
             resume_at: None,
             ended: false,
             stopping: false,
@@ -167,7 +170,12 @@ impl Database {
     /// Whether the database is here to be followed; it begins if it is new.
     pub(super) async fn has_applier(&mut self, link: &Link) -> bool {
         if self.applier.is_none() {
-            let followed = self.shared.engine.follow(self.face.history, &self.face.name, &link.primary).await;
+            let (history, name) = (self.face.history, &self.face.name);
+            let followed = match self.shared.engine.follow(history, name, &link.primary).await {
+                // Before the first record.
+                Ok(applier) => self.shared.choose(history, name).await.map(|()| applier),
+                Err(error) => Err(error),
+            };
             match followed {
                 Ok(applier) => {
                     let (position, _) = applier.position();
@@ -186,6 +194,7 @@ impl Database {
         match command {
             Command::Attach(link) => {
                 self.link = Some(link);
+                self.offered = false;
                 if matches!(self.phase, Phase::Open | Phase::Unoffered) {
                     self.phase = Phase::Closed;
                 }
@@ -196,6 +205,8 @@ impl Database {
                 if self.phase == Phase::Unoffered {
                     self.phase = Phase::Closed;
                 }
+                self.offered = true;
+                self.bring_awaited();
             }
             Command::Offered(None) => {}
             Command::Outcome(outcome) => self.outcome(outcome).await,
@@ -321,6 +332,7 @@ impl Database {
                         self.say(Event::Acknowledge { history, durable: seq, applied: seq, restart_seq });
                     }
                 }
+                self.bring_awaited();
             }
             Outcome::Forked(reason) => self.forked(&reason),
             Outcome::Lost(reason) => self.lost(reason).await,
@@ -393,11 +405,32 @@ impl Database {
                 self.enabled();
             }
             Err(reason) if self.link.is_none() || self.stopping => {
+                self.repair_asked &= !self.awaits_tables();
                 tracing::info!(database = self.face.name, reason, "a repair was interrupted");
                 self.face.board.lock().clear();
             }
-            Err(reason) => self.fail_with(&format!("repair: {reason}")),
+            Err(reason) => {
+                // The feed tells whether the database is still there, and asks again.
+                self.repair_asked &= !self.awaits_tables();
+                self.fail_with(&format!("repair: {reason}"));
+            }
         }
+    }
+
+    /// Asks for the repair that brings tables which were chosen since. Not of a database that has ended at the primary: its
+    /// feed leads to that end.
+    fn bring_awaited(&mut self) {
+        if self.offered && self.phase == Phase::Open && self.awaits_tables() {
+            tracing::info!(database = self.face.name, "a repair brings tables that were chosen");
+            self.repair_asked = true;
+        }
+    }
+
+    /// Whether tables are chosen that only a repair brings.
+    fn awaits_tables(&self) -> bool {
+        let version = self.shared.engine.version();
+        let here = version.database(&self.face.name).filter(|here| here.id == self.face.history);
+        here.is_some_and(|here| !here.awaited_tables().is_empty())
     }
 
     /// Waits until nothing is being committed.

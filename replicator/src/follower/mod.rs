@@ -142,6 +142,10 @@ impl Follower {
                 && !info.ended
                 && shared.is_selected(&info.name)
             {
+                // What is not chosen any more goes at once, and nothing of it is read before.
+                if let Err(error) = shared.choose(info.id, &info.name).await {
+                    tracing::warn!(database = info.name, %error, "its tables are chosen when it is followed");
+                }
                 shared.database(info.id, &info.name, primary);
             }
         }
@@ -163,7 +167,7 @@ impl Follower {
         let (version, now) = (self.shared.engine.version(), self.shared.engine.clock().monotonic());
         let shown = |face: &Arc<Face>| {
             let here = version.database(&face.name).filter(|database| database.id == face.history);
-            face.show(disabled.as_ref(), here.and_then(|database| database.divergence()), now)
+            face.show(disabled.as_ref(), here.map(|database| &**database), now)
         };
         let databases: Vec<_> = self.shared.faces().iter().filter_map(shown).collect();
         let all_stopped =
@@ -253,6 +257,12 @@ impl Shared {
     /// Whether settings select a database.
     fn is_selected(&self, name: &str) -> bool {
         self.config.databases.as_ref().is_none_or(|databases| databases.iter().any(|selected| selected == name))
+    }
+
+    /// Chooses a database's tables as the settings say.
+    async fn choose(&self, history: HistoryId, name: &str) -> tailrace_engine::Result<()> {
+        let choice = self.config.tables.get(name).cloned().unwrap_or_default();
+        self.engine.choose_tables(history, choice).await
     }
 
     /// A database's task, begun when it is not there.

@@ -59,10 +59,9 @@ impl Database {
             return Err(format!("the manifest is of history {}", manifest.position.history));
         }
         let primary = self.link.as_ref().map(|link| link.primary.clone()).ok_or("the session ended")?;
-        let files = manifest.tables.iter().flat_map(|table| &table.datafiles).map(|(_, meta)| meta.bytes);
-        let mut wanted = pieces(files.collect());
         let install = self.shared.engine.repair_install(&primary, manifest).await;
         let mut install = install.map_err(|error| error.to_string())?;
+        let mut wanted = pieces(install.wanted().collect());
         let mut asked: VecDeque<Piece> = VecDeque::new();
         let mut early: HashMap<(u32, u64), Bytes> = HashMap::new();
         loop {
@@ -109,6 +108,7 @@ impl Database {
                 Some(Command::Attach(link)) => {
                     self.detach();
                     self.link = Some(link);
+                    self.offered = false;
                     return Err("the session ended".into());
                 }
                 Some(Command::Stop) | None => {
@@ -126,9 +126,10 @@ enum Answer {
     Piece((u32, u64), Bytes),
 }
 
-/// Pieces of datafiles of these lengths, in order.
-fn pieces(lengths: Vec<u64>) -> impl Iterator<Item = Piece> {
-    lengths.into_iter().zip(0..).flat_map(|(length, datafile)| {
+/// Pieces of datafiles of these numbers and lengths, in order.
+fn pieces(datafiles: Vec<(usize, u64)>) -> impl Iterator<Item = Piece> {
+    let numbered = datafiles.into_iter().filter_map(|(datafile, length)| Some((u32::try_from(datafile).ok()?, length)));
+    numbered.flat_map(|(datafile, length)| {
         (0..length.div_ceil(PIECE_BYTES)).map(move |index| {
             let offset = index * PIECE_BYTES;
             Piece { datafile, offset, length: (length - offset).min(PIECE_BYTES) as u32 }
@@ -142,10 +143,11 @@ mod tests {
 
     #[test]
     fn pieces_cover_every_byte_once() {
-        let got: Vec<Piece> = pieces(vec![10, 0, PIECE_BYTES, PIECE_BYTES + 1]).collect();
+        let got: Vec<Piece> = pieces(vec![(0, 10), (1, 0), (2, PIECE_BYTES), (3, PIECE_BYTES + 1), (7, 2)]).collect();
         let piece = |datafile, offset, length| Piece { datafile, offset, length };
         let whole = PIECE_BYTES as u32;
-        let wanted = [piece(0, 0, 10), piece(2, 0, whole), piece(3, 0, whole), piece(3, PIECE_BYTES, 1)];
+        let wanted =
+            [piece(0, 0, 10), piece(2, 0, whole), piece(3, 0, whole), piece(3, PIECE_BYTES, 1), piece(7, 0, 2)];
         assert_eq!(got, wanted);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tailrace_engine::Divergence;
+use tailrace_engine::{DatabaseVersion, Divergence};
 use tailrace_wal::{CommitTime, HistoryId, Seq};
 use tokio::sync::watch;
 
@@ -225,11 +225,11 @@ impl Face {
     }
 
     /// As it is shown; `None` once it ended. `disabled`: why nothing is followed now.
-    /// `divergence`: why the copy is not its primary's.
+    /// `here`: what there is of it.
     pub(crate) fn show(
         &self,
         disabled: Option<&(String, String, CommitTime)>,
-        divergence: Option<Divergence>,
+        here: Option<&DatabaseVersion>,
         monotonic: Duration,
     ) -> Option<FollowedDatabaseStatus> {
         let standing = self.standing.lock().clone();
@@ -253,8 +253,16 @@ impl Face {
             attempts: standing.failing.attempts,
             next_try: standing.failing.next_try,
             failed_task: standing.failing.task,
+            tables: here.and_then(|here| here.choice().names().cloned()),
         };
-        if let Some(Divergence { since, reason, remedy }) = divergence
+        if let Some(awaited) = here.map(|here| here.awaited_tables()).filter(|awaited| !awaited.is_empty()) {
+            let reason =
+                format!("chosen, and not here before a repair has brought them: tables {}", awaited.join(", "));
+            // What goes on besides is said first.
+            shown.reason = Some(shown.reason.map_or_else(|| reason.clone(), |now| format!("{now}; {reason}")));
+            shown.remedy.get_or_insert_with(|| format!("CALL repair_database('{}')", self.name));
+        }
+        if let Some(Divergence { since, reason, remedy }) = here.and_then(DatabaseVersion::divergence)
             && shown.state == ReplicationState::Enabled
         {
             shown.state = ReplicationState::Diverged;

@@ -41,6 +41,7 @@ async fn a_name_must_be_that_of_the_certificate() {
         name: "c".into(),
         primary_addresses: vec!["127.0.0.1:1".into()],
         databases: None,
+        tables: Default::default(),
         apply_workers: 1,
         receive_bytes: tailrace_replicator::FollowerConfig::RECEIVE_BYTES,
         apply_user: None,

@@ -19,4 +19,5 @@ mod relay;
 mod slow_link;
 mod states;
 mod support;
+mod tables;
 mod trouble;

@@ -1,6 +1,6 @@
 //! Sites: an engine with its certificates, as a primary, a replica, or both.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
@@ -8,7 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use tailrace_engine::{
-    ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, TableDefinition, partition::Transform,
+    ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, TableChoice, TableDefinition,
+    partition::Transform,
 };
 use tailrace_replicator::{
     FollowedDatabaseStatus, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant,
@@ -146,11 +147,17 @@ impl Site {
 
     /// Applies under a user's name.
     pub async fn follow_as(&self, primary: SocketAddr, user: &str) -> Arc<Follower> {
-        self.follow_in(vec![primary.to_string()], None, Some(user.to_owned())).await
+        self.follow_in(vec![primary.to_string()], None, Some(user.to_owned()), Default::default()).await
     }
 
     pub async fn follow_with(&self, addresses: Vec<String>, databases: Option<Vec<String>>) -> Arc<Follower> {
-        self.follow_in(addresses, databases, None).await
+        self.follow_in(addresses, databases, None, Default::default()).await
+    }
+
+    /// Follows all databases, `market` with these tables alone.
+    pub async fn follow_tables(&self, primary: SocketAddr, tables: &[&str]) -> Arc<Follower> {
+        let tables = [("market".to_owned(), TableChoice::only(tables.iter().copied()))];
+        self.follow_in(vec![primary.to_string()], None, None, tables.into()).await
     }
 
     async fn follow_in(
@@ -158,11 +165,13 @@ impl Site {
         addresses: Vec<String>,
         databases: Option<Vec<String>>,
         apply_user: Option<String>,
+        tables: BTreeMap<String, TableChoice>,
     ) -> Arc<Follower> {
         let config = FollowerConfig {
             name: self.name.clone(),
             primary_addresses: addresses,
             databases,
+            tables,
             apply_workers: 2,
             receive_bytes: FollowerConfig::RECEIVE_BYTES,
             apply_user,

@@ -11,6 +11,7 @@ mod rows;
 
 use std::sync::Arc;
 
+pub use planner::parse_table_name;
 pub(crate) use planner::table_name;
 
 use datafusion::{

@@ -172,6 +172,20 @@ fn kind(name: &ObjectName) -> Option<Kind> {
     [Kind::Changes, Kind::Tail].into_iter().find(|kind| kind.name() == name)
 }
 
+/// Database and name of a table in text, as SQL reads them: lower case unless in double quotes. For settings that name
+/// tables.
+///
+/// # Errors
+/// In words, with the hint, where the text is not the name of a table with its database.
+pub fn parse_table_name(text: &str) -> Result<(String, String), String> {
+    let wrong = "write \"database.table\"; names with capitals or signs in double quotes: '\"My Db\".bars'";
+    let name = table_name(text).map_err(|_| format!("{text:?} is not the name of a table: {wrong}"))?;
+    match name.database {
+        Some(database) => Ok((database, name.table)),
+        None => Err(format!("{text:?} does not name its database: {wrong}")),
+    }
+}
+
 /// The name of a table in text, as SQL reads it.
 pub(crate) fn table_name(text: &str) -> Result<TableName> {
     let wrong = || {
@@ -246,10 +260,13 @@ mod tests {
 
     #[test]
     fn table_names_are_read_as_sql_reads_them() {
+        assert_eq!(parse_table_name("Market.\"My Bars\"").unwrap(), ("market".to_owned(), "My Bars".to_owned()));
+        assert!(parse_table_name("bars").unwrap_err().contains("does not name its database"));
         let name = table_name("Market.\"My Bars\"").unwrap();
         assert_eq!((name.database.as_deref(), name.table.as_str()), (Some("market"), "My Bars"));
-        for wrong in ["", "a b", "a; DROP TABLE b", "a.b.c.d", "'a'"] {
+        for wrong in ["", "a b", "a; DROP TABLE b", "a.b.c.d", "'a'", "a.*", "*"] {
             assert!(table_name(wrong).is_err(), "{wrong}");
+            assert!(parse_table_name(wrong).unwrap_err().contains("database.table"), "{wrong}");
         }
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::{
     arrow::datatypes::{Field, Schema, SchemaRef},
-    catalog::{Session, TableProvider},
-    common::{DataFusionError, Result},
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
+    catalog::{Session, TableProvider, default_table_source::source_as_provider},
+    common::{DataFusionError, Result, tree_node::TreeNodeRecursion},
+    execution::SessionState,
+    logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType},
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
-use tailrace_engine::{Chunk, Datafile, Engine, TableVersion};
+use tailrace_engine::{Chunk, Datafile, Engine, LeftOut, TableVersion, Version};
 
 use super::{PinnedVersion, cold, hot, pruning::Pruner};
 use crate::SqlError;
@@ -39,13 +40,30 @@ impl Table {
         Self { engine, database: database.to_owned(), planned: planned.clone(), schema }
     }
 
+    /// An error that says why, where the table's rows are left out here: it is not empty.
+    fn check_here(&self, version: &Version) -> crate::Result<()> {
+        let name = &self.planned.table.name;
+        let database = version.database(&self.database);
+        let left_out = database.and_then(|database| database.why_left_out(database.table(name)?));
+        match left_out {
+            None => Ok(()),
+            Some(LeftOut { reason, remedy }) => {
+                let text = format!("table \"{}.{name}\" is left out on this replica: {reason}", self.database);
+                Err(SqlError::new("55000", text).hint(remedy))
+            }
+        }
+    }
+
     /// The table in the statement's version; an error when it was dropped or changed since planning.
     fn pinned(&self, state: &dyn Session) -> Result<Arc<TableVersion>> {
         let version = PinnedVersion::of(state.config(), &self.engine);
         let planned = &self.planned.table;
         let table = version.database(&self.database).and_then(|database| database.table(&planned.name));
         match table {
-            Some(table) if table.table == *planned => Ok(table.clone()),
+            Some(table) if table.table == *planned => {
+                self.check_here(&version).map_err(|error| DataFusionError::External(Box::new(error)))?;
+                Ok(table.clone())
+            }
             _ => {
                 let error = SqlError::new(
                     "0A000",
@@ -55,6 +73,23 @@ impl Table {
             }
         }
     }
+}
+
+/// A query that reads a table whose rows are left out here is refused, also where nothing of it would be scanned.
+pub(crate) fn check_readable(state: &SessionState, plan: &LogicalPlan) -> crate::Result<()> {
+    let mut refused = None;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<Table>()
+            && let Err(error) = table.check_here(&PinnedVersion::of(state.config(), &table.engine))
+        {
+            refused = Some(error);
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    refused.map_or(Ok(()), Err)
 }
 
 #[async_trait]

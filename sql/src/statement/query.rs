@@ -20,7 +20,10 @@ use futures::TryStreamExt;
 use tailrace_engine::Version;
 
 use super::settings::rows;
-use crate::{Outcome, Result, Session, SqlError, feed, provider::PinnedVersion};
+use crate::{
+    Outcome, Result, Session, SqlError, feed,
+    provider::{PinnedVersion, check_readable},
+};
 
 /// Plans a query; names are resolved in `state`.
 pub(crate) async fn plan(state: &SessionState, query: &ast::Statement, sql: &str) -> Result<LogicalPlan> {
@@ -29,6 +32,7 @@ pub(crate) async fn plan(state: &SessionState, query: &ast::Statement, sql: &str
     // The parsed statement is a query, but some queries (SELECT INTO) would still write.
     let reads_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     reads_only.verify_plan(&plan).map_err(|_| SqlError::unsupported("a query that writes, such as SELECT INTO"))?;
+    check_readable(state, &plan)?;
     Ok(plan)
 }
 

@@ -28,6 +28,8 @@ pub(super) const TABLE: SystemTable = SystemTable {
         // For how long it has stood still with something to move on to, and in what.
         ("stuck_seconds", Kind::Float),
         ("stuck_in", Kind::Text),
+        // The tables that have rows here, as chosen; NULL: all of them.
+        ("tables", Kind::Text),
     ],
     rows,
 };
@@ -55,6 +57,7 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             lag.and_then(|lag| lag.catch_up).into(),
             database.stuck.map(|(since, _)| since).into(),
             database.stuck.map(|(_, activity)| activity).into(),
+            database.tables.map(|tables| tables.into_iter().collect::<Vec<_>>().join(", ")).into(),
         ]);
     }
     Ok(())

@@ -23,6 +23,8 @@ pub(super) const TABLE: SystemTable = SystemTable {
         ("partitions", Kind::Int),
         ("datafiles", Kind::Int),
         ("bytes", Kind::Int),
+        // Why its rows are not on this replica; NULL: they are.
+        ("left_out", Kind::Text),
     ],
     rows,
 };
@@ -31,6 +33,7 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     for database in context.version.databases() {
         for version in sorted_tables(database) {
             let table = &version.table;
+            let left_out = database.why_left_out(version);
             let figures = version
                 .partitions()
                 .map(|(_, partition)| PartitionFigures::of(partition))
@@ -43,11 +46,13 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
                 table.columns.len().into(),
                 partition_by(table).into(),
                 order_by(table).into(),
-                version.rows().into(),
+                // Unknown is not empty.
+                left_out.is_none().then(|| version.rows()).into(),
                 figures.hot_rows.into(),
                 version.partitions().count().into(),
                 figures.datafiles.into(),
                 figures.bytes.into(),
+                left_out.map(|left_out| left_out.reason).into(),
             ]);
         }
     }
