@@ -45,7 +45,11 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy_folder(&source, &target);
         } else {
-            std::fs::copy(&source, &target).unwrap();
+            match std::fs::copy(&source, &target) {
+                // What nothing names any more is removed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
     }
 }
