@@ -22,7 +22,7 @@ use crate::{
     statement::{
         Kind, Parser, Statement, call, copy, ddl,
         guard::Guard,
-        insert,
+        heading, insert,
         name::{self, RESERVED, TableName},
         query,
         settings::{self, Settings},
@@ -152,7 +152,7 @@ impl Session {
         Ok(match &parsed.kind {
             Kind::Query(query) => {
                 let plan = query::plan(&self.planning_state(), query, sql).await?;
-                (query::parameter_types(&plan, count)?, plan.schema().inner().clone())
+                (query::parameter_types(&plan, count)?, heading::headed(query, plan.schema().inner()))
             }
             Kind::Explain { query, .. } => {
                 let plan = query::plan(&self.planning_state(), query, sql).await?;
@@ -320,7 +320,7 @@ impl Session {
         match &parsed.kind {
             Kind::Query(query) => {
                 let rows = guard.run(query::start(self, query, sql, parameters, count)).await?;
-                Ok(Outcome::Rows(guard.rows(rows)))
+                Ok(Outcome::Rows(guard.rows(heading::headed_rows(query, rows))))
             }
             Kind::Explain { query, analyze, verbose } => {
                 let explain = query::explain(self, query, sql, (*analyze, *verbose), parameters, count);

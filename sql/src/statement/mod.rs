@@ -1,7 +1,7 @@
 //! Statements: what a client may say, and what each does.
 //!
 //! [`parse`] turns text into checked [`Kind`]s: an allowlist, everything else is refused by name. Each kind runs in a
-//! file of its own: [`query`], [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`],
+//! file of its own: [`query`] (its columns' names: [`heading`]), [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`],
 //! [`settings`], [`transaction`] (with [`synchronous`], who must have it), [`call`]. Rows on their way into a table pass [`cast`].
 
 pub(crate) mod call;
@@ -9,6 +9,7 @@ pub(crate) mod cast;
 pub(crate) mod copy;
 pub(crate) mod ddl;
 pub(crate) mod guard;
+pub(crate) mod heading;
 pub(crate) mod insert;
 pub(crate) mod name;
 mod parse;

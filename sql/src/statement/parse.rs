@@ -12,7 +12,10 @@ use datafusion::sql::sqlparser::{
 };
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
-use super::{Kind, Statement, copy::Copy, ddl, insert::Insert, name, name::TableName, refuse::refuse, settings};
+use super::{
+    Kind, Statement, copy::Copy, ddl, heading::keep_names, insert::Insert, name, name::TableName, refuse::refuse,
+    settings,
+};
 use crate::{Result, SqlError, error::syntax_error, system::rewrite_catalog_query};
 
 /// Longest statement string, bytes.
@@ -121,7 +124,9 @@ impl Parser {
         if !SIGNS.iter().any(|sign| mentions.contains(sign)) {
             return statement;
         }
+        let before = statement.clone();
         let mut statement = self.compatibility.rewrite(statement);
+        keep_names(&before, &mut statement);
         if mentions.contains("pg_") {
             rewrite_catalog_query(&mut statement);
         }
