@@ -25,6 +25,7 @@
 //! | start | `recovery` → `manifest` → `replay` → `apply`; then open transactions, ends, pins, strangers in the store |
 //! | skip | `replica` (skip) → `dead_letter` (the payload, before the record) → the log → `apply`; `dead_letter/settle` |
 //! | repair | `repair` |
+//! | digests | `digest/hasher` (rows), `datafile/writer` (of each file, kept in its meta), `digest/partitions` (of a version) |
 //! | some tables | `choice` (what a followed database holds here) → `effect` (rows are not decoded) → `apply` |
 //! | simulation | `simulation` (tests only: background work by hand, planted bugs); the runs are in `tests/simulation` |
 //!
@@ -49,6 +50,7 @@ mod database;
 mod datafile;
 mod ddl;
 mod dead_letter;
+mod digest;
 mod effect;
 mod engine;
 mod error;
@@ -96,6 +98,7 @@ pub use datafile::{
     write_datafile,
 };
 pub use dead_letter::{DeadLetter, Divergence};
+pub use digest::{DamagedDatafile, Digest, RowHasher, ScrubbedPartition};
 pub use engine::{Engine, EngineSeams, MemoryStatus, ReplicationSwitches, StartReport};
 pub use error::{EngineError, Result};
 pub use history::{EpochEntry, HistoryInfo};

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Position, Seq};
 
 use crate::{
-    Chunk, DatafileMeta, EpochEntry, PartitionKey, PartitionScheme, Result, Table, TableChoice, TableId,
-    dead_letter::Skipped, garbage::Garbage, partition::DatafilePath,
+    Chunk, DatafileMeta, Digest, EpochEntry, PartitionKey, PartitionScheme, Result, SchemaVersion, Table, TableChoice,
+    TableId, dead_letter::Skipped, garbage::Garbage, partition::DatafilePath,
 };
 
 /// All databases by name. Persistent, so that publishing one database copies only the path to it.
@@ -98,6 +98,8 @@ pub struct Datafile {
     /// What the manifest says of it.
     pub meta: DatafileMeta,
     cached: Mutex<Option<Arc<[Arc<Chunk>]>>>,
+    /// Computed since, where the manifest has none for the schema.
+    digest: Mutex<Option<(SchemaVersion, Digest)>>,
     obsolete: AtomicBool,
     garbage: Garbage,
 }
@@ -167,7 +169,13 @@ impl PartitionVersion {
 impl Datafile {
     /// A file that the manifest names.
     pub(crate) fn new(meta: DatafileMeta, garbage: Garbage) -> Arc<Self> {
-        Arc::new(Self { meta, cached: Mutex::new(None), obsolete: AtomicBool::new(false), garbage })
+        Arc::new(Self {
+            meta,
+            cached: Mutex::new(None),
+            digest: Mutex::new(None),
+            obsolete: AtomicBool::new(false),
+            garbage,
+        })
     }
 
     /// Where it lies.
@@ -183,6 +191,18 @@ impl Datafile {
 
     pub(crate) fn set_cached(&self, chunks: Option<Arc<[Arc<Chunk>]>>) {
         *self.cached.lock() = chunks;
+    }
+
+    /// The digest of its rows as rows of that schema, if it is known: from when it was written with it, or computed since.
+    pub fn digest(&self, schema: SchemaVersion) -> Option<Digest> {
+        if let Some(written) = self.meta.digest.filter(|_| self.meta.schema_version == schema) {
+            return Some(written);
+        }
+        self.digest.lock().filter(|(of, _)| *of == schema).map(|(_, digest)| digest)
+    }
+
+    pub(crate) fn remember_digest(&self, schema: SchemaVersion, digest: Digest) {
+        *self.digest.lock() = Some((schema, digest));
     }
 
     /// The manifest names it no longer: it goes with its last holder.

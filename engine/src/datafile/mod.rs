@@ -12,13 +12,13 @@ mod writer;
 
 pub(crate) use sink::Sink;
 pub use statistics::ColumnStatistics;
-pub(crate) use verify::verify_datafile;
+pub(crate) use verify::{read_footer, verify_datafile};
 pub use writer::{WriteRequest, write_datafile};
 
 use serde::{Deserialize, Serialize};
 use tailrace_wal::Seq;
 
-use crate::{ColumnId, SchemaVersion, partition::DatafilePath};
+use crate::{ColumnId, Digest, SchemaVersion, partition::DatafilePath};
 
 /// Hidden column with a row's seq (UINT64, DELTA_BINARY_PACKED, no dictionary), after the table's columns.
 pub const SEQ_COLUMN: &str = "_seq";
@@ -49,4 +49,7 @@ pub struct DatafileMeta {
     pub identity_bytes: u64,
     /// Per column, exact.
     pub statistics: Vec<(ColumnId, ColumnStatistics)>,
+    /// Of the rows as they were handed to the writer; files of manifests before format 3 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }

@@ -37,7 +37,12 @@ pub(crate) async fn verify_datafile(store: &Arc<dyn ObjectStore>, table: &Table,
     Ok(())
 }
 
-async fn read_footer(store: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<ParquetMetaData, String> {
+/// The footer of the file there, which has so many bytes.
+pub(crate) async fn read_footer(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    bytes: u64,
+) -> Result<ParquetMetaData, String> {
     let mut wanted = TAIL_BYTES.min(bytes);
     loop {
         let tail = store.get_range(path, bytes - wanted..bytes).await.map_err(|error| error.to_string())?;

@@ -37,8 +37,8 @@ use super::{
     statistics::Accumulator,
 };
 use crate::{
-    Chunk, ColumnId, EngineError, FIELD_ID_KEY, Result, SchemaVersion, Table, partition::DatafilePath,
-    space::is_no_space,
+    Chunk, ColumnId, Digest, EngineError, FIELD_ID_KEY, Result, RowHasher, SchemaVersion, Table,
+    partition::DatafilePath, space::is_no_space,
 };
 
 /// Rows of a row group. Fewer: finer pruning and less memory while writing; more: longer dictionaries are shared.
@@ -71,7 +71,7 @@ pub async fn write_datafile(store: &Arc<dyn ObjectStore>, request: WriteRequest<
         false => failed(error.to_string()),
     };
     let (table, chunks) = (table.clone(), chunks.to_vec());
-    let mut encoder = blocking(move || Encoder::new(&table, &chunks)).await.map_err(failed)?;
+    let mut encoder = blocking(move || Encoder::new(&table, chunks)).await.map_err(failed)?;
     let mut sink = Sink::new(Arc::clone(store), object);
     loop {
         let (back, more) = blocking(move || {
@@ -167,10 +167,15 @@ struct Encoder {
     output: Arc<Output>,
     schema_version: SchemaVersion,
     seqs: (tailrace_wal::Seq, tailrace_wal::Seq),
+    /// The rows as they were handed over, and the digest of those before `written`: it is of what was to be written, so
+    /// that a file that is read again proves itself.
+    chunks: Vec<Chunk>,
+    hasher: RowHasher,
+    digest: Digest,
 }
 
 impl Encoder {
-    fn new(table: &Table, chunks: &[Chunk]) -> Result<Self, ParquetError> {
+    fn new(table: &Table, chunks: Vec<Chunk>) -> Result<Self, ParquetError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         let batches: Vec<RecordBatch> = chunks.iter().map(|chunk| chunk.batch.clone()).collect();
         check(table, &batches)?;
@@ -210,7 +215,10 @@ impl Encoder {
             threads,
             output,
             schema_version: table.schema_version,
-            seqs: identity::seqs(chunks),
+            seqs: identity::seqs(&chunks),
+            hasher: RowHasher::of_table(table).map_err(|error| ParquetError::General(error.to_string()))?,
+            digest: Digest::default(),
+            chunks,
         })
     }
 
@@ -232,10 +240,16 @@ impl Encoder {
             jobs.iter().map(|_| Mutex::new(None)).collect();
         let (columns, schema, order) = (&self.columns, &self.schema, self.order.as_deref());
         let rows = self.written..end;
+        let (hasher, chunks, digest) = (&self.hasher, &self.chunks, Mutex::new(None));
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
+                // The longest job first.
+                let Some(index) = index.checked_sub(1) else {
+                    *digest.lock() = Some(digest_of(hasher, chunks, rows.clone()));
+                    continue;
+                };
                 let Some(job) = jobs.get(index).and_then(|job| job.lock().take()) else { break };
                 let arrays = select(&columns[index], order, rows.clone());
                 let result =
@@ -244,14 +258,16 @@ impl Encoder {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.threads.min(jobs.len()) {
+            for _ in 1..self.threads.min(jobs.len() + 1) {
                 scope.spawn(work);
             }
             work();
         });
+        let lost = || ParquetError::General("a column was not encoded".to_owned());
+        let digest = digest.into_inner().ok_or_else(lost)?;
+        self.digest += digest.map_err(|error| ParquetError::General(error.to_string()))?;
         let mut group = self.writer.next_row_group()?;
         for chunk in encoded {
-            let lost = || ParquetError::General("a column was not encoded".to_owned());
             chunk.into_inner().ok_or_else(lost)??.append_to_row_group(&mut group)?;
         }
         group.close()?;
@@ -276,6 +292,7 @@ impl Encoder {
             seqs: self.seqs,
             identity_bytes,
             statistics: statistics.collect::<Vec<(ColumnId, ColumnStatistics)>>(),
+            digest: Some(self.digest),
         })
     }
 }
@@ -298,6 +315,22 @@ impl Job<'_> {
         }
         self.writer.close()
     }
+}
+
+/// Digest of the rows `rows`, counted through the chunks.
+fn digest_of(hasher: &RowHasher, chunks: &[Chunk], rows: std::ops::Range<usize>) -> crate::Result<Digest> {
+    let mut first = 0;
+    let mut digest = Digest::default();
+    for chunk in chunks {
+        let length = chunk.batch.num_rows();
+        let start = rows.start.clamp(first, first + length);
+        let end = rows.end.clamp(first, first + length);
+        if start < end {
+            digest += hasher.chunk_rows(chunk, start - first..end - first)?;
+        }
+        first += length;
+    }
+    Ok(digest)
 }
 
 /// A column's rows `rows` of the file.

@@ -55,6 +55,9 @@ impl HistoryState {
 
 fn check_datafile(table: &Table, meta: &DatafileMeta) -> Result<(), String> {
     meta.path.object_path().map_err(|error| error.to_string())?;
+    if meta.digest.is_some_and(|digest| digest.rows != meta.rows) {
+        return Err(format!("{} has a digest of another number of rows", meta.path.0));
+    }
     for (id, statistics) in &meta.statistics {
         let Some(column) = table.column(*id) else { continue };
         let mut ends = [&statistics.min, &statistics.max].into_iter().flatten();

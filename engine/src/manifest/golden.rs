@@ -19,8 +19,8 @@ use tailrace_wal::{
 
 use super::{tests::open, *};
 use crate::{
-    ColumnDefinition, ColumnStatistics, DatafileMeta, EpochEntry, PartitionKey, SchemaVersion, SystemFact, Table,
-    TableDefinition, TableId,
+    ColumnDefinition, ColumnStatistics, DatafileMeta, Digest, EpochEntry, PartitionKey, SchemaVersion, SystemFact,
+    Table, TableDefinition, TableId,
     partition::{DatafilePath, Transform},
 };
 
@@ -199,6 +199,7 @@ fn datafile() -> DatafileMeta {
         seqs: (Seq(2), Seq(41)),
         identity_bytes: 60,
         statistics: statistics.into_iter().map(|(name, statistics)| (id(name), statistics)).collect(),
+        digest: None,
     }
 }
 
@@ -299,6 +300,29 @@ async fn a_node_starts_on_a_manifest_of_format_1() {
     manifest.close().await.unwrap();
 }
 
+/// What format 3 has more, as text: one line per document that has it.
+#[test]
+fn format_3_is_read_and_written_as_ever() {
+    let digest = Digest { rows: 100, values: 0x0123_4567_89ab_cdef_0011_2233_4455_6677, identity: u128::MAX - 1 };
+    let datafile = DatafileMeta { digest: Some(digest), ..datafile() };
+    let key = PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165]));
+    let settle =
+        SettleEdit { history: HistoryId([1; 16]), skipped: Vec::new(), added: vec![(TableId(2), key, datafile)] };
+    let documents = [(EDIT, encode(&Edit::Settle(Box::new(settle))).unwrap().to_vec())];
+    let path = golden().join("../v3/manifest.txt");
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text(&documents)).unwrap();
+    }
+    let wanted = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text(&documents), wanted);
+    for line in wanted.lines() {
+        let (_, document) = line.split_once(' ').unwrap();
+        let edit: Edit = serde_json::from_str(document).unwrap();
+        assert_eq!(encode(&edit).unwrap(), document.as_bytes());
+    }
+}
+
 /// A manifest with one document of this version, after the first checkpoint.
 async fn manifest_of(version: u32, operation: u16, body: &'static [u8]) -> tempfile::TempDir {
     let node = tempfile::tempdir().unwrap();
@@ -316,8 +340,8 @@ async fn manifest_of(version: u32, operation: u16, body: &'static [u8]) -> tempf
 async fn other_versions_and_unknown_fields_are_refused_by_name() {
     let pins: &[u8] = br#"{"pins":[]}"#;
     for (version, operation, body, wanted) in [
-        (3, EDIT, pins, "format version 3, this version reads up to 2"),
-        (3, CHECKPOINT, b"of a later version", "format version 3, this version reads up to 2"),
+        (4, EDIT, pins, "format version 4, this version reads up to 3"),
+        (4, CHECKPOINT, b"of a later version", "format version 4, this version reads up to 3"),
         (0, EDIT, pins, "pre-release format 0"),
         (1, 9, pins, "neither edit nor checkpoint"),
         (1, EDIT, br#"{"grants":[]}"#, "grants"),

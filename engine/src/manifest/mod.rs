@@ -40,7 +40,7 @@ const NODE: NodeId = NodeId([0; 16]);
 const EDIT: u16 = 1;
 const CHECKPOINT: u16 = 2;
 /// Version of the documents that are written, in the schema version of their parts; older ones from 1 on are read.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// How a manifest is cut up.
 #[derive(Debug, Clone, Copy)]

@@ -49,6 +49,9 @@ fn check_datafile(table: &Table, meta: &DatafileMeta, last: Seq) -> Result<()> {
     if meta.hash.len() != 32 || !meta.hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return wrong("has no hash");
     }
+    if meta.digest.is_some_and(|digest| digest.rows != meta.rows) {
+        return wrong("has a digest of another number of rows");
+    }
     let columns = meta.statistics.iter().map(|(id, _)| *id);
     if !columns.eq(table.columns.iter().map(|column| column.id)) {
         return wrong("has statistics of other columns");
