@@ -54,8 +54,13 @@ impl Table {
         }
     }
 
+    /// Name of its database.
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
     /// The table in the statement's version; an error when it was dropped or changed since planning.
-    fn pinned(&self, state: &dyn Session) -> Result<Arc<TableVersion>> {
+    pub(crate) fn pinned(&self, state: &dyn Session) -> Result<Arc<TableVersion>> {
         let version = PinnedVersion::of(state.config(), &self.engine);
         let planned = &self.planned.table;
         let table = version.database(&self.database).and_then(|database| database.table(&planned.name));

@@ -25,7 +25,7 @@ use crate::{Instance, SqlError, provider::PinnedVersion};
 
 /// Type of a column. All numbers are signed, as clients have no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Text.
     Text,
     /// 64-bit integer.
@@ -51,11 +51,11 @@ impl Kind {
 }
 
 /// Columns of a table, in order.
-pub(super) type Columns = &'static [(&'static str, Kind)];
+pub(crate) type Columns = &'static [(&'static str, Kind)];
 
 /// A value of a row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// NULL of any type.
     Null,
     Text(String),
@@ -101,24 +101,30 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 
 /// Rows of a table under way.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     columns: Columns,
     rows: Vec<Vec<Value>>,
 }
 
 impl Rows {
+    /// None yet.
+    pub(crate) fn new(columns: Columns) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
     /// Adds a row: as many values as the table has columns, of their types.
-    pub(super) fn push<const N: usize>(&mut self, row: [Value; N]) {
+    pub(crate) fn push<const N: usize>(&mut self, row: [Value; N]) {
         self.push_row(row.into());
     }
 
     /// The same, where a row is put together.
-    pub(super) fn push_row(&mut self, row: Vec<Value>) {
+    pub(crate) fn push_row(&mut self, row: Vec<Value>) {
         debug_assert_eq!(row.len(), self.columns.len(), "a row has a value for each column");
         self.rows.push(row);
     }
 
-    fn batch(self, schema: &SchemaRef) -> Result<RecordBatch> {
+    /// All of them; `schema` is that of the columns.
+    pub(crate) fn batch(self, schema: &SchemaRef) -> Result<RecordBatch> {
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
         let columns = self.columns.iter().enumerate().map(|(index, (_, kind))| {
             let values = self.rows.iter().map(|row| row.get(index).unwrap_or(&Value::Null));
@@ -126,6 +132,12 @@ impl Rows {
         });
         Ok(RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?)
     }
+}
+
+/// The Arrow schema of columns.
+pub(crate) fn schema(columns: Columns) -> SchemaRef {
+    let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn column<'a>(kind: Kind, values: impl Iterator<Item = &'a Value>) -> ArrayRef {
@@ -177,9 +189,7 @@ impl Computed {
         instance: Arc<Instance>,
         compute: impl Fn(&Context<'_>, &mut Rows) -> Result<(), SqlError> + Send + Sync + 'static,
     ) -> Self {
-        let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { name, columns, schema, instance, compute: Box::new(compute) }
+        Self { name, columns, schema: schema(columns), instance, compute: Box::new(compute) }
     }
 }
 
@@ -207,7 +217,7 @@ impl TableProvider for Computed {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let version = PinnedVersion::of(state.config(), &self.instance.engine);
-        let mut rows = Rows { columns: self.columns, rows: Vec::new() };
+        let mut rows = Rows::new(self.columns);
         let context = Context { instance: &self.instance, version };
         (self.compute)(&context, &mut rows).map_err(|error| DataFusionError::External(Box::new(error)))?;
         let batch = rows.batch(&self.schema)?;

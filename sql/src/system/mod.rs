@@ -2,7 +2,7 @@
 
 mod catalog_function;
 mod catalog_query;
-mod computed;
+pub(crate) mod computed;
 mod function;
 mod pg_catalog;
 mod scalar;
@@ -28,7 +28,7 @@ const SCHEMA: &str = "system";
 pub(crate) fn register(context: &SessionContext, instance: &Arc<Instance>) -> Result<()> {
     let catalog = context.catalog(CATALOG).ok_or_else(|| SqlError::internal("the catalog is not registered"))?;
     catalog.register_schema(SCHEMA, Arc::new(SystemSchema::new(instance)))?;
-    function::register(context, instance);
+    function::register(context, instance)?;
     pg_catalog::register(context)?;
     catalog_function::register(context);
     scalar::register(context);

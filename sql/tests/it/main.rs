@@ -3,6 +3,7 @@
 
 mod copy;
 mod ddl;
+mod digests;
 mod feed;
 mod insert;
 mod node;

@@ -1,8 +1,10 @@
-//! Table functions about replication, one file each, named as the tutorials name them, in snake case.
+//! Table functions, one file each. Those about replication are named as the tutorials name them, in snake case.
 
+mod arguments;
 mod cluster_replication_metrics;
 mod database_cluster_replication_status;
 mod master_replication_status;
+mod partition_digests;
 pub(super) mod recent_slave_replication_info;
 mod slave_replication_status;
 mod state;
@@ -43,10 +45,11 @@ const ALL: &[Function] = &[
 ];
 
 /// Registers all of them.
-pub(super) fn register(context: &SessionContext, instance: &Arc<Instance>) {
+pub(super) fn register(context: &SessionContext, instance: &Arc<Instance>) -> DataFusionResult<()> {
     for function in ALL {
         context.register_udtf(function.name, Arc::new(Call { function, instance: instance.clone() }));
     }
+    partition_digests::register(context, instance)
 }
 
 struct Call {

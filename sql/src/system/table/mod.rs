@@ -53,7 +53,7 @@ pub(super) const ALL: &[SystemTable] = &[
 ];
 
 /// A partition's values in words, `datetime_day=2023-01-08`; NULL for the one partition of an unpartitioned table.
-fn partition_name(
+pub(super) fn partition_name(
     scheme: &tailrace_engine::PartitionScheme,
     key: &tailrace_engine::PartitionKey,
 ) -> Result<Option<String>> {
