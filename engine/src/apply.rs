@@ -75,6 +75,8 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
                     let table = TableVersion { left_out, ..TableVersion::empty(table)? };
                     version.tables.insert_mut(table.table.id, Arc::new(table));
                 }
+                // The apply queue remembers the version.
+                Effect::DigestPoint(_) => {}
                 Effect::DropTable(id) => {
                     let Some(table) = version.tables.get(&id).cloned() else {
                         return Err(invalid(&format!("DROP TABLE: {}", version.missing_table(id))));
@@ -171,7 +173,7 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
             Effect::LeftOut { table, .. } => add(*table, name(*table)),
             Effect::CreateTable(table) => add(table.id, &table.name),
             Effect::DropTable(id) => add(*id, name(*id)),
-            Effect::CreateDatabase(_) | Effect::DropDatabase => {}
+            Effect::CreateDatabase(_) | Effect::DropDatabase | Effect::DigestPoint(_) => {}
         }
     }
     if let Some(letter) = &committed.skipped {

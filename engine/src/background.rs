@@ -89,6 +89,7 @@ impl Engine {
         }
         // A dead feed calls nothing by itself: its budgets are looked at here.
         self.retain_log().await;
+        self.forget_points();
         self.write_pins().await;
     }
 }

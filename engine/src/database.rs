@@ -12,6 +12,7 @@ use tokio::sync::{RwLock, watch};
 use crate::{
     DatabaseVersion, Datafile, EngineError, GroupFold, Result, TASKS_KEPT, TableId, TaskInfo,
     apply::{self, Changes},
+    digest::Points,
     effect::Committed,
     held::Held,
     keys::Keys,
@@ -59,6 +60,8 @@ pub(crate) struct Applying {
     pending: BTreeMap<Seq, Committed>,
     groups: GroupFold,
     tasks: VecDeque<TaskInfo>,
+    /// What the database was at the latest digest points.
+    pub(crate) points: Points,
 }
 
 /// What one call of [`Database::apply`] did.
@@ -94,6 +97,7 @@ impl Database {
                 pending: BTreeMap::new(),
                 groups: GroupFold::default(),
                 tasks: VecDeque::new(),
+                points: Points::default(),
             }),
             progress: watch::Sender::new(progress),
             keys: Keys::default(),
@@ -151,6 +155,7 @@ impl Database {
                 rows: task.rows,
             };
             let directories = committed.directories.clone();
+            let point = committed.point();
             match apply::apply(&mut version, committed, &mut applying.changes) {
                 Ok(ended) => outcome.ended = ended.0,
                 Err(error) => {
@@ -164,6 +169,9 @@ impl Database {
                     outcome.failed = Some(reason);
                     break;
                 }
+            }
+            if let Some(point) = point {
+                applying.points.capture(point, &version);
             }
             outcome.bytes += bytes;
             applying.applied = lsn;
@@ -245,6 +253,7 @@ impl Database {
         applying.complete_from = version.position.seq;
         applying.pending.clear();
         applying.tasks.clear();
+        applying.points = Points::default();
         applying.groups = GroupFold::default();
         applying.version = version;
         publish(&applying.version, false);

@@ -166,6 +166,7 @@ pub(crate) fn empty_version(id: HistoryId, name: String, role: Role) -> Database
         commit_time: CommitTime::default(),
         epochs: Vec::new(),
         skipped: Arc::default(),
+        differences: Arc::default(),
         choice: TableChoice::all(),
         tables: rpds::HashTrieMapSync::new_sync(),
         names: rpds::HashTrieMapSync::new_sync(),
@@ -174,7 +175,7 @@ pub(crate) fn empty_version(id: HistoryId, name: String, role: Role) -> Database
 }
 
 /// A part that carries a body or nothing.
-fn body_part<T: serde::Serialize>(operation: Operation, table: TableId, body: Option<&T>) -> Result<Part> {
+pub(crate) fn body_part<T: serde::Serialize>(operation: Operation, table: TableId, body: Option<&T>) -> Result<Part> {
     let pieces = match body {
         None => Vec::new(),
         Some(body) => {

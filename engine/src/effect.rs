@@ -4,8 +4,8 @@ use arrow_array::RecordBatch;
 use tailrace_wal::{CommitTime, Directory, Lsn, PartEntry, Payload, Position, Seq};
 
 use crate::{
-    CreateDatabase, DatabaseVersion, DeadLetter, EngineError, Operation, Ordinal, PartitionKey, Result, SchemaVersion,
-    Table, TableId, check_name, decode_part, operation::decode_body,
+    CreateDatabase, DatabaseVersion, DeadLetter, DigestPoint, EngineError, Operation, Ordinal, PartitionKey, PointId,
+    Result, SchemaVersion, Table, TableId, check_name, decode_part, operation::decode_body,
 };
 
 /// One part, decoded.
@@ -23,6 +23,8 @@ pub(crate) enum Effect {
     CreateTable(Table),
     /// A table ends.
     DropTable(TableId),
+    /// The database is to be remembered as it is here.
+    DigestPoint(PointId),
 }
 
 /// Rows of one partition. The batch shares its buffers with what was logged.
@@ -57,6 +59,14 @@ impl Committed {
     /// Rows appended, those of tables that are left out among them.
     pub(crate) fn rows(&self) -> u64 {
         self.effects.iter().map(Effect::rows).sum()
+    }
+}
+
+impl Committed {
+    /// The digest point that it is, unless it was skipped.
+    pub(crate) fn point(&self) -> Option<PointId> {
+        let points = self.effects.iter().filter(|_| self.skipped.is_none());
+        points.filter_map(|effect| if let Effect::DigestPoint(id) = effect { Some(*id) } else { None }).next()
     }
 }
 
@@ -117,6 +127,7 @@ fn decode_effect(
             Effect::CreateTable(table)
         }
         Operation::DropTable => Effect::DropTable(TableId(entry.table)),
+        Operation::DigestPoint => Effect::DigestPoint(decode_body::<DigestPoint>(operation, &bytes())?.id),
         Operation::System => return Err(invalid("a system fact stands in the history of a database")),
     })
 }

@@ -257,6 +257,7 @@ impl Engine {
                     system_facts: Vec::new(),
                     keys: frozen.changes.keys.iter().map(key_record).collect(),
                     skipped: version.skipped.values().cloned().collect(),
+                    differences: version.differences.to_vec(),
                 }
             })
             .collect();
@@ -278,6 +279,7 @@ impl Engine {
                 system_facts: system.facts(),
                 keys: Vec::new(),
                 skipped: Vec::new(),
+                differences: Vec::new(),
             });
         }
         Edit::Flush(FlushEdit {

@@ -98,13 +98,16 @@ pub use datafile::{
     write_datafile,
 };
 pub use dead_letter::{DeadLetter, Divergence};
-pub use digest::{DamagedDatafile, Digest, RowHasher, ScrubbedPartition};
+pub use digest::{
+    ComparedPartition, DamagedDatafile, DatabaseDigests, Difference, Digest, PartitionDigests, PointId, RowHasher,
+    ScrubbedPartition, TableDigests, compare_digests,
+};
 pub use engine::{Engine, EngineSeams, MemoryStatus, ReplicationSwitches, StartReport};
 pub use error::{EngineError, Result};
 pub use history::{EpochEntry, HistoryInfo};
 pub use ids::{ColumnId, Ordinal, SchemaVersion, TableId};
 pub use manifest::{DatabaseFacts, ManifestFacts};
-pub use operation::{CreateDatabase, CreateTable, Operation, OperationCode, SystemFact};
+pub use operation::{CreateDatabase, CreateTable, DigestPoint, Operation, OperationCode, SystemFact};
 pub use part::{decode_part, encode_part};
 pub use partition::{PartitionKey, PartitionScheme};
 pub use repair::{RepairInstall, RepairManifest, RepairSource, RepairTable};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position};
 
-use crate::{EngineError, EpochEntry, Result, Right, Table};
+use crate::{EngineError, EpochEntry, PointId, Result, Right, Table};
 
 /// Longest body, bytes: a table of 4096 columns with the longest names takes less.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -43,6 +43,8 @@ pub enum Operation {
     CreateTable,
     /// No body; the entry names the table.
     DropTable,
+    /// Changes nothing: whoever applies it can say what the database was there. Body [`DigestPoint`].
+    DigestPoint,
     /// In the system history only; body [`SystemFact`].
     System,
 }
@@ -53,6 +55,14 @@ pub enum Operation {
 pub struct CreateDatabase {
     /// Name now.
     pub name: String,
+}
+
+/// Body of [`Operation::DigestPoint`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DigestPoint {
+    /// Its name in all that is said of it.
+    pub id: PointId,
 }
 
 /// Body of [`Operation::CreateTable`].
@@ -148,6 +158,7 @@ impl Operation {
             Self::DropDatabase => 17,
             Self::CreateTable => 18,
             Self::DropTable => 19,
+            Self::DigestPoint => 20,
             Self::System => 64,
         }
     }
@@ -160,6 +171,7 @@ impl Operation {
             17 => Self::DropDatabase,
             18 => Self::CreateTable,
             19 => Self::DropTable,
+            20 => Self::DigestPoint,
             64 => Self::System,
             _ => return None,
         })
@@ -173,6 +185,7 @@ impl Operation {
             Self::DropDatabase => "DROP_DATABASE",
             Self::CreateTable => "CREATE_TABLE",
             Self::DropTable => "DROP_TABLE",
+            Self::DigestPoint => "DIGEST_POINT",
             Self::System => "SYSTEM",
         }
     }

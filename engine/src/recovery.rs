@@ -211,6 +211,7 @@ pub(crate) fn restore_version(engine: &Engine, history: &HistoryState) -> Result
         commit_time: history.commit_time,
         epochs: history.epochs.clone(),
         skipped: Arc::new(history.skipped.iter().map(|letter| (letter.seq, letter.clone())).collect()),
+        differences: Arc::new(history.differences.clone()),
         choice: system.choice(history.id),
         tables,
         names,

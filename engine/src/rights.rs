@@ -94,7 +94,8 @@ impl Applier {
         }
         let parts = &payload.directory.parts;
         let is_rows = |operation: u16| operation == Operation::Append.code();
-        let ddl = parts.iter().any(|part| !is_rows(part.operation));
+        let changes_nothing = |operation: u16| operation == Operation::DigestPoint.code();
+        let ddl = parts.iter().any(|part| !is_rows(part.operation) && !changes_nothing(part.operation));
         let write = header.fragment.0 > 0 || parts.iter().any(|part| is_rows(part.operation));
         let needed = [write.then_some(Right::Write), ddl.then_some(Right::Ddl)];
         let needed: Vec<Right> = needed.into_iter().flatten().collect();

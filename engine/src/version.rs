@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tailrace_wal::{CommitTime, HistoryId, Position, Seq};
 
 use crate::{
-    Chunk, DatafileMeta, Digest, EpochEntry, PartitionKey, PartitionScheme, Result, SchemaVersion, Table, TableChoice,
-    TableId, dead_letter::Skipped, garbage::Garbage, partition::DatafilePath,
+    Chunk, DatafileMeta, Difference, Digest, EpochEntry, PartitionKey, PartitionScheme, Result, SchemaVersion, Table,
+    TableChoice, TableId, dead_letter::Skipped, garbage::Garbage, partition::DatafilePath,
 };
 
 /// All databases by name. Persistent, so that publishing one database copies only the path to it.
@@ -61,6 +61,8 @@ pub struct DatabaseVersion {
     pub epochs: Vec<EpochEntry>,
     /// What was skipped here and is not settled.
     pub(crate) skipped: Arc<Skipped>,
+    /// Where it was found to differ from its primary.
+    pub(crate) differences: Arc<Vec<Difference>>,
     /// Which tables have rows here.
     pub(crate) choice: TableChoice,
     pub(crate) tables: rpds::HashTrieMapSync<TableId, Arc<TableVersion>>,

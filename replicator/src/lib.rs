@@ -46,7 +46,7 @@ extern crate self as tailrace_replicator;
 
 pub use config::{CompressionPolicy, FollowerConfig, PublisherConfig, ReplicaFlow, ReplicaGrant, TlsConfig};
 pub use error::{Refused, ReplicationError, Result};
-pub use follower::Follower;
+pub use follower::{Follower, VerifiedDatabase};
 pub use publisher::{Publisher, ReplicaStage};
 pub use status::{
     FollowedDatabaseStatus, FollowerStatus, PublisherFigures, ReplicaFeedStatus, ReplicaLinkStatus, ReplicaTask,

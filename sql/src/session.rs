@@ -159,6 +159,7 @@ impl Session {
                 (query::parameter_types(&plan, count)?, query::explain_schema())
             }
             Kind::Insert(insert) => (insert.parameter_types(self, sql, count).await?, nothing()),
+            Kind::Call { name, .. } => (vec![None; count], procedure::result_schema(name).unwrap_or_else(nothing)),
             Kind::Show(name) => (Vec::new(), settings::show_schema(name)?),
             Kind::ShowAll => (Vec::new(), settings::show_all_schema()),
             _ => (vec![None; count], nothing()),

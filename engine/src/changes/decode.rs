@@ -94,7 +94,7 @@ impl Decoder {
                 }
                 Operation::DropTable => return Err(ended(&format!("table {:?}", self.name()))),
                 Operation::DropDatabase => return Err(ended(&format!("database {:?}", self.database.name))),
-                Operation::CreateDatabase | Operation::System => {}
+                Operation::CreateDatabase | Operation::DigestPoint | Operation::System => {}
             }
         }
         Ok(pieces)

@@ -116,7 +116,8 @@ impl DatabaseVersion {
 
     /// Why this copy is not its primary's at its position; `None`: it is.
     pub fn divergence(&self) -> Option<Divergence> {
-        let since = self.skipped.values().map(|letter| letter.skipped_at).min()?;
+        let skipped = self.skipped.values().map(|letter| letter.skipped_at);
+        let since = skipped.chain(self.differences.iter().map(|difference| difference.found_at)).min()?;
         let name = &self.name;
         let kept: Vec<Seq> = self.dead_letters().map(|letter| letter.seq).collect();
         let gone: Vec<Seq> = self.skipped.values().filter(|letter| letter.discarded).map(|letter| letter.seq).collect();
@@ -127,9 +128,23 @@ impl DatabaseVersion {
         if !gone.is_empty() {
             reasons.push(format!("{} skipped here and discarded", were(&gone)));
         }
+        if let Some(first) = self.differences.first() {
+            let more = match self.differences.len() {
+                1 => String::new(),
+                count => format!(" (and {} more partitions)", count - 1),
+            };
+            reasons.push(format!(
+                "{}{more} differs from the primary's at seq {}: {}",
+                first.place(),
+                first.seq,
+                first.reason
+            ));
+        }
         let repair = format!("CALL repair_database('{name}')");
         let remedy = match kept.first() {
-            Some(first) if gone.is_empty() => format!("CALL retry_dead_letter('{name}', {first}), or {repair}"),
+            Some(first) if gone.is_empty() && self.differences.is_empty() => {
+                format!("CALL retry_dead_letter('{name}', {first}), or {repair}")
+            }
             _ => repair,
         };
         Some(Divergence { since, reason: reasons.join("; "), remedy })

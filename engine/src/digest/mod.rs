@@ -8,14 +8,19 @@
 //! an adversary, so a digest finds errors, not forgeries.
 
 mod canonical;
+mod compare;
 mod hasher;
 mod partitions;
+mod point;
 pub(crate) mod read;
 #[cfg(test)]
 mod tests;
 
+pub use compare::{ComparedPartition, DatabaseDigests, Difference, PartitionDigests, TableDigests, compare_digests};
 pub use hasher::RowHasher;
 pub use partitions::{DamagedDatafile, ScrubbedPartition};
+pub use point::PointId;
+pub(crate) use point::Points;
 
 use std::{
     fmt,

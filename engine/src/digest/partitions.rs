@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Digest, RowHasher, read};
@@ -17,7 +18,8 @@ pub struct ScrubbedPartition {
 }
 
 /// A datafile that is not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DamagedDatafile {
     /// Its path in the store.
     pub path: String,
@@ -104,6 +106,17 @@ impl Engine {
             file.remember_digest(version, digest);
         }
         Ok(())
+    }
+
+    /// The digest of a datafile: kept, remembered, or read.
+    pub(crate) async fn file_digest(&self, table: &Arc<TableVersion>, file: &Arc<Datafile>) -> Result<Digest> {
+        let version = table.table.schema_version;
+        if let Some(known) = file.digest(version) {
+            return Ok(known);
+        }
+        let digest = self.read_digest(table, &RowHasher::of_table(&table.table)?, file).await?;
+        file.remember_digest(version, digest);
+        Ok(digest)
     }
 
     /// A datafile's rows, read now.

@@ -291,3 +291,39 @@ fn other_columns_are_refused_by_name() {
     let list = Schema::new(vec![Field::new_list("l", Field::new("x", DataType::Int64, true), true)]);
     assert!(RowHasher::new(&list).unwrap_err().to_string().contains("\"l\""));
 }
+
+/// Rows per second on the tutorial's columns, printed: run it optimised, alone, with `--ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::disallowed_methods, reason = "measures")]
+fn figures_of_the_tutorials_columns() {
+    let mut random = StdRng::seed_from_u64(1);
+    let rows = 1_000_000;
+    let times = arrow_array::TimestampMillisecondArray::from_iter_values((0..rows).map(|row| row * 60_000));
+    let mut columns: Vec<(String, ArrayRef)> = vec![
+        (
+            "security_id".into(),
+            Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("{:06}", row / 242)))),
+        ),
+        ("datetime".into(), Arc::new(times)),
+    ];
+    for name in ["pre_close_px", "open_px", "high_px", "low_px", "last_px", "amount"] {
+        let values = (0..rows).map(|_| (random.random::<f64>() * 1e4).round() / 100.0);
+        columns.push((name.into(), Arc::new(Float64Array::from_iter_values(values))));
+    }
+    columns
+        .push(("volume".into(), Arc::new(arrow_array::Int32Array::from_iter_values((0..rows).map(|row| row as i32)))));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let hasher = RowHasher::new(&batch.schema()).unwrap();
+    for _ in 0..5 {
+        for (name, with_identity) in [("values", false), ("values and identity", true)] {
+            let start = std::time::Instant::now();
+            let digest = match with_identity {
+                true => hasher.rows(&batch, Seq(1), Ordinal(0)).unwrap(),
+                false => hasher.values(&batch).unwrap(),
+            };
+            let rate = digest.rows as f64 / start.elapsed().as_secs_f64() / 1e6;
+            println!("{name}: {rate:.1} M rows/s ({})", digest.values_hex());
+        }
+    }
+}

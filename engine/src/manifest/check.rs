@@ -29,6 +29,9 @@ impl HistoryState {
         if let Some(letter) = self.skipped.iter().find(|letter| letter.seq > self.position.seq) {
             return Err(format!("task {} was skipped, and the history stands at {}", letter.seq, self.position.seq));
         }
+        if let Some(known) = self.differences.iter().find(|known| known.seq > self.position.seq) {
+            return Err(format!("it differs from its primary at {}, and stands at {}", known.seq, self.position.seq));
+        }
         for id in &self.left_out {
             if self.tables.get(id).is_none_or(|table| !table.partitions.is_empty()) {
                 return Err(format!("table {id} is left out, and is not there or has datafiles"));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, PinKey, Position, Seq};
 
 use super::HistoryState;
-use crate::{DatafileMeta, DeadLetter, EpochEntry, PartitionKey, SystemFact, Table, TableId};
+use crate::{DatafileMeta, DeadLetter, Difference, EpochEntry, PartitionKey, SystemFact, Table, TableId};
 
 /// One change of the manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub(crate) struct FlushedHistory {
     /// All that was skipped and is not settled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) skipped: Vec<DeadLetter>,
+    /// Where it was found to differ from its primary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// A transaction that had an idempotency key.

@@ -19,8 +19,8 @@ use tailrace_wal::{
 
 use super::{tests::open, *};
 use crate::{
-    ColumnDefinition, ColumnStatistics, DatafileMeta, Digest, EpochEntry, PartitionKey, SchemaVersion, SystemFact,
-    Table, TableDefinition, TableId,
+    ColumnDefinition, ColumnStatistics, DatafileMeta, Difference, Digest, EpochEntry, PartitionKey, SchemaVersion,
+    SystemFact, Table, TableDefinition, TableId,
     partition::{DatafilePath, Transform},
 };
 
@@ -108,6 +108,7 @@ async fn write(node: &Path) {
             rows: 100,
         }],
         skipped: Vec::new(),
+        differences: Vec::new(),
     };
     let system = FlushedHistory {
         id: state.system,
@@ -308,7 +309,34 @@ fn format_3_is_read_and_written_as_ever() {
     let key = PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165]));
     let settle =
         SettleEdit { history: HistoryId([1; 16]), skipped: Vec::new(), added: vec![(TableId(2), key, datafile)] };
-    let documents = [(EDIT, encode(&Edit::Settle(Box::new(settle))).unwrap().to_vec())];
+    let difference = Difference {
+        table: TableId(2),
+        table_name: "bars".into(),
+        partition: PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165])),
+        partition_name: Some("at_day=2023-01-08".into()),
+        seq: Seq(41),
+        found_at: CommitTime(1_673_170_200_000_000),
+        reason: "99 rows here, 100 at the primary".into(),
+    };
+    let copy = HistoryState {
+        id: HistoryId([1; 16]),
+        name: "market".into(),
+        position: Position::start(HistoryId([1; 16])),
+        restart_seq: Seq(0),
+        commit_time: CommitTime(0),
+        epochs: Vec::new(),
+        next_table: TableId(3),
+        replay_after: Lsn::ZERO,
+        complete_from: Seq(0),
+        tables: Default::default(),
+        left_out: Vec::new(),
+        system_facts: Vec::new(),
+        keys: Vec::new(),
+        skipped: Vec::new(),
+        differences: vec![difference],
+    };
+    let documents = [Edit::Settle(Box::new(settle)), Edit::Install(Box::new(copy))];
+    let documents = documents.map(|edit| (EDIT, encode(&edit).unwrap().to_vec()));
     let path = golden().join("../v3/manifest.txt");
     if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -401,6 +401,7 @@ mod tests {
             system_facts: Vec::new(),
             keys: Vec::new(),
             skipped: Vec::new(),
+            differences: Vec::new(),
         }
     }
 

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, NodeId, Position, Seq};
 
 use super::{Edit, FlushEdit, FlushedHistory, KeyRecord, PinRecord, SettleEdit};
-use crate::{DatafileMeta, DeadLetter, EpochEntry, PartitionKey, SystemFact, Table, TableId, keys::KEYS_KEPT};
+use crate::{
+    DatafileMeta, DeadLetter, Difference, EpochEntry, PartitionKey, SystemFact, Table, TableId, keys::KEYS_KEPT,
+};
 
 /// A node's physical facts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -54,6 +56,9 @@ pub(crate) struct HistoryState {
     /// What was skipped in it and is not settled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) skipped: Vec<DeadLetter>,
+    /// Where it was found to differ from its primary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// A table with its datafiles.
@@ -122,6 +127,7 @@ impl HistoryState {
             system_facts: moved.system_facts,
             keys,
             skipped: moved.skipped,
+            differences: moved.differences,
         }
     }
 }

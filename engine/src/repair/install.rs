@@ -1,6 +1,10 @@
 //! The side that receives a repair.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tailrace_wal::{HistoryEnd, Lsn, Position};
@@ -9,10 +13,11 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     RepairManifest,
     check::{check, wrong},
+    keep::keep,
 };
 use crate::{
-    DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, Result, Role, Table,
-    TableChoice, TableId,
+    DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, PartitionVersion, Result, Role,
+    Table, TableChoice, TableId,
     database::Database,
     datafile::{Sink, verify_datafile},
     ids::unique,
@@ -31,12 +36,23 @@ pub struct RepairInstall {
     /// Table and datafile within it, by number.
     places: Vec<(usize, usize)>,
     datafiles: Vec<Received>,
+    /// Partitions that are here already as they are there.
+    kept: Vec<Kept>,
     /// The manifest of this node may name the files from here on: they are not removed by this any more.
     handed_over: bool,
 }
 
+/// A partition whose own datafiles stay. They are held, and go into the new version as they are.
+pub(super) struct Kept {
+    pub(super) table: TableId,
+    pub(super) key: PartitionKey,
+    pub(super) partition: Arc<PartitionVersion>,
+}
+
 enum Received {
     Nothing,
+    /// Its partition is here already.
+    Kept,
     /// It is of a table that is left out here.
     Unwanted,
     Some(Box<Partial>),
@@ -55,11 +71,11 @@ struct Partial {
 
 impl RepairInstall {
     /// Datafiles that are to be fetched, by index in the manifest's order, with their lengths: those of the tables that
-    /// have rows here.
+    /// have rows here, without partitions whose rows are here already.
     pub fn wanted(&self) -> impl Iterator<Item = (usize, u64)> {
         let datafiles = self.manifest.datafiles().zip(&self.datafiles).enumerate();
         datafiles
-            .filter(|(_, (_, received))| !matches!(received, Received::Unwanted))
+            .filter(|(_, (_, received))| !matches!(received, Received::Unwanted | Received::Kept))
             .map(|(index, ((.., meta), _))| (index, meta.bytes))
     }
 
@@ -76,7 +92,7 @@ impl RepairInstall {
         let mut partial = match std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
             Received::Nothing => Box::new(self.begin(datafile)?),
             Received::Some(partial) => partial,
-            done @ (Received::All(_) | Received::Failed | Received::Unwanted) => {
+            done @ (Received::All(_) | Received::Failed | Received::Unwanted | Received::Kept) => {
                 self.datafiles[datafile] = done;
                 return Err(wrong(format!("more bytes came for datafile {datafile} than are wanted")));
             }
@@ -109,7 +125,8 @@ impl RepairInstall {
     /// Puts the database in place as one manifest edit, with its position and a replay floor, replacing this node's
     /// copy. Readers see the old database or the new one. An [`crate::Applier`] of the history goes on from there.
     pub async fn install(self) -> Result<Position> {
-        let is_missing = |received: &&Received| !matches!(received, Received::All(_) | Received::Unwanted);
+        let is_missing =
+            |received: &&Received| !matches!(received, Received::All(_) | Received::Unwanted | Received::Kept);
         let missing = self.datafiles.iter().filter(is_missing).count();
         if missing > 0 {
             return Err(wrong(format!("{missing} of its {} datafiles are not here", self.datafiles.len())));
@@ -160,6 +177,12 @@ impl RepairInstall {
                 table.partitions.entry(key.clone()).or_default().push(meta);
             }
         }
+        for Kept { table, key, partition } in &self.kept {
+            if let Some(table) = tables.get_mut(table) {
+                let metas = partition.datafiles.iter().map(|file| file.meta.clone());
+                table.partitions.insert(key.clone(), metas.collect());
+            }
+        }
         HistoryState {
             id: manifest.position.history,
             name: manifest.name.clone(),
@@ -182,6 +205,7 @@ impl RepairInstall {
             keys: Vec::new(),
             // Whatever was skipped is in the files.
             skipped: Vec::new(),
+            differences: Vec::new(),
         }
     }
 }
@@ -205,7 +229,8 @@ impl fmt::Debug for RepairInstall {
 
 impl Engine {
     /// Begins to receive a repair of a followed history ([`Engine::follow`] comes first). The manifest comes from a
-    /// peer: limits and names are checked.
+    /// peer: limits and names are checked. Partitions whose digests say that they hold here what they hold there, and
+    /// whose files are what was written, are kept; the others are to be fetched.
     pub async fn repair_install(self: &Arc<Self>, primary: &str, manifest: RepairManifest) -> Result<RepairInstall> {
         self.check_open()?;
         check(&manifest)?;
@@ -225,12 +250,16 @@ impl Engine {
         let places = tables.flat_map(|(table, held)| (0..held.datafiles.len()).map(move |index| (table, index)));
         let places: Vec<_> = places.collect();
         let choice = version.choice.clone();
-        let received = manifest.datafiles().map(|(table, ..)| match choice.selects(&table.name) {
+        let kept = self.partitions_kept(&database, &manifest, &choice).await?;
+        let is_kept: HashSet<(TableId, &PartitionKey)> = kept.iter().map(|kept| (kept.table, &kept.key)).collect();
+        let received = manifest.datafiles().map(|(table, key, _)| match choice.selects(&table.name) {
+            true if is_kept.contains(&(table.id, key)) => Received::Kept,
             true => Received::Nothing,
             false => Received::Unwanted,
         });
         let datafiles = received.collect();
-        Ok(RepairInstall { engine: self.clone(), database, manifest, choice, places, datafiles, handed_over: false })
+        let engine = self.clone();
+        Ok(RepairInstall { engine, database, manifest, choice, places, datafiles, kept, handed_over: false })
     }
 
     async fn install_repair(self: Arc<Self>, mut repair: RepairInstall) -> Result<Position> {
@@ -254,7 +283,8 @@ impl Engine {
         let floor = self.log.status().appended;
         self.sync_upto(floor).await?;
         let state = repair.state(floor);
-        let (version, _) = restore_version(&self, &state)?;
+        let (mut version, _) = restore_version(&self, &state)?;
+        keep(&database.version(), &mut version, &repair.kept)?;
         let version = Arc::new(version);
         repair.handed_over = true;
         if let Err(error) = self.manifest.append(Edit::Install(Box::new(state))).await {
@@ -265,7 +295,11 @@ impl Engine {
         self.log.open_history(HistoryEnd { position: version.position, commit_time: version.commit_time })?;
         database.held.lock().clear();
         let retired = database.replace(version.clone(), floor, |version, ended| self.publish(version, ended));
-        retired.iter().for_each(|file| file.mark_obsolete());
+        let kept = repair.kept.iter().flat_map(|kept| &kept.partition.datafiles);
+        let kept: HashSet<&str> = kept.map(|file| file.path().0.as_str()).collect();
+        for file in retired.iter().filter(|file| !kept.contains(file.path().0.as_str())) {
+            file.mark_obsolete();
+        }
         if any_skipped {
             self.forget_letters(database.id).await;
         }
@@ -273,7 +307,7 @@ impl Engine {
         self.databases_changed();
         tracing::info!(
             database = version.name, position = %version.position, datafiles = repair.datafiles.len(),
-            "installed a repair"
+            partitions_kept = repair.kept.len(), "installed a repair"
         );
         Ok(version.position)
     }

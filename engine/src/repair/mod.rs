@@ -2,6 +2,7 @@
 
 mod check;
 mod install;
+mod keep;
 mod source;
 
 use serde::{Deserialize, Serialize};

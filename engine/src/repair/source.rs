@@ -56,9 +56,9 @@ impl Engine {
         }
         self.flush().await?;
         // No flush from here on: what the manifest names is in the version, or retired and waiting for the next one.
-        let _flushing = self.flushing.lock().await;
+        let flushing = self.flushing.lock().await;
         let state = self.manifest.history(history).await.ok_or_else(unknown)?;
-        if !state.skipped.is_empty() {
+        if !state.skipped.is_empty() || !database.version().differences.is_empty() {
             let why = database.version().divergence().map(|divergence| divergence.reason).unwrap_or_default();
             return Err(EngineError::Invalid(format!(
                 "database {:?} is DIVERGED here and serves no repair: {why}; CALL repair_database('{}') here first",
@@ -87,6 +87,21 @@ impl Engine {
                 }
             }
             tables.push(RepairTable { table: table.table, datafiles });
+        }
+        drop(flushing);
+        // Reading a file that has no digest is cheaper than sending it where it is not needed.
+        let version = database.version();
+        let mut held_files = files.iter();
+        for table in &mut tables {
+            for (_, meta) in &mut table.datafiles {
+                let Some(file) = held_files.next() else { break };
+                if meta.digest.is_none()
+                    && let Some(here) = version.table_by_id(table.table.id)
+                {
+                    // One that cannot be read is asked for, and what is wrong with it is said then.
+                    meta.digest = self.file_digest(here, file).await.ok();
+                }
+            }
         }
         let manifest = RepairManifest {
             name: state.name,

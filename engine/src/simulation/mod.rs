@@ -8,6 +8,7 @@ pub mod fuzz;
 mod newer;
 mod planted;
 mod reader;
+mod tampered;
 
 use std::sync::Arc;
 

@@ -239,7 +239,8 @@ async fn another_choice_drops_rows_or_waits_for_a_repair() {
     catch_up(&a, &applier).await;
     same(&a, &b, "none").await;
 
-    assert_eq!(repair(&a, &b).await, ["bars", "none", "risk"].map(str::to_owned).into());
+    // What is here already stays.
+    assert_eq!(repair(&a, &b).await, ["risk".to_owned()].into());
     for end in ["installed", "killed", "flushed"] {
         let opened = if end == "installed" { None } else { Some(killed(dir_b.path()).await) };
         let now = opened.as_ref().map_or(&b, |(_, engine)| engine);

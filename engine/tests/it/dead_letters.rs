@@ -38,9 +38,8 @@ fn headers(frames: &[Frame]) -> Vec<tailrace_wal::HistoryHeader> {
 async fn repair(from: &Arc<Engine>, to: &Arc<Engine>) {
     let source = from.repair_source(market_id(from)).await.unwrap();
     let mut install = to.repair_install("site-a", source.manifest.clone()).await.unwrap();
-    let datafiles = source.manifest.tables.iter().flat_map(|table| &table.datafiles);
-    for (index, (_, meta)) in datafiles.enumerate() {
-        install.write(index, source.read(index, 0, meta.bytes).await.unwrap()).await.unwrap();
+    for (index, bytes) in install.wanted().collect::<Vec<_>>() {
+        install.write(index, source.read(index, 0, bytes).await.unwrap()).await.unwrap();
     }
     install.install().await.unwrap();
 }

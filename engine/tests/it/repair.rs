@@ -35,11 +35,10 @@ fn sent(manifest: &RepairManifest) -> RepairManifest {
 }
 
 async fn fetch(source: &RepairSource, install: &mut RepairInstall, piece: u64) {
-    let datafiles = source.manifest.tables.iter().flat_map(|table| &table.datafiles);
-    for (index, (_, meta)) in datafiles.enumerate() {
+    for (index, bytes) in install.wanted().collect::<Vec<_>>() {
         let mut offset = 0;
-        while offset < meta.bytes {
-            let length = piece.min(meta.bytes - offset);
+        while offset < bytes {
+            let length = piece.min(bytes - offset);
             install.write(index, source.read(index, offset, length).await.unwrap()).await.unwrap();
             offset += length;
         }

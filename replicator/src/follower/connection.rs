@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Known, Shared,
-    link::{Command, Event, Link, Records},
+    link::{Command, Event, Link, Records, VerifyAnswer},
 };
 use crate::{
     session::{Acceptance, FollowerAction, FollowerSession, follower::Ending},
@@ -195,6 +195,8 @@ impl Following {
                     tracing::info!(primary = cluster, address = self.address, "attached to a primary");
                     self.shared.connected(&self.address);
                     self.attach_known(&cluster);
+                    let link = Link { primary: cluster.clone(), events: self.events.clone() };
+                    *self.shared.session.lock() = Some(link);
                     self.primary = Some(cluster);
                 }
                 FollowerAction::Offers { offers, .. } => {
@@ -220,6 +222,12 @@ impl Following {
                 }
                 FollowerAction::RepairFailed { feed, reason } => {
                     self.shared.tell_all(|| Command::RepairFailed { feed, reason: reason.clone() })
+                }
+                FollowerAction::VerifyPoint { feed, point, position } => {
+                    self.shared.tell_verifying(feed, VerifyAnswer::Point(point, position));
+                }
+                FollowerAction::VerifyFailed { feed, reason } => {
+                    self.shared.tell_verifying(feed, VerifyAnswer::Failed(reason));
                 }
                 FollowerAction::Close(ending) => {
                     return Ok(Some(match ending {
@@ -268,6 +276,17 @@ impl Following {
             Event::BeginRepair { history, reply } => drop(reply.send(session.begin_repair(history))),
             Event::Fetch { feed, datafile, offset, length } => drop(session.fetch(feed, datafile, offset, length)),
             Event::EndRepair { feed } => session.end_repair(feed),
+            Event::BeginVerify { history, from_files, answers } => match session.begin_verify(history, from_files) {
+                Some(feed) => {
+                    let _ = answers.send(VerifyAnswer::Begun(feed));
+                    self.shared.verifying.lock().insert(feed, answers);
+                }
+                None => drop(answers.send(VerifyAnswer::Failed("the session with the primary has no room".to_owned()))),
+            },
+            Event::EndVerify { feed } => {
+                self.shared.verifying.lock().remove(&feed);
+                session.end_verify(feed);
+            }
         }
     }
 }
@@ -303,7 +322,7 @@ async fn read_stream(shared: &Shared, mut stream: RecvStream, session: &Session)
         let raw = open_body(&header, body)?;
         match header.kind {
             DataKind::Chunk => decode_records(&raw, header.records).and_then(|records| check(&header, records)),
-            DataKind::Manifest | DataKind::Piece => Ok(Opened::Bytes(raw)),
+            DataKind::Manifest | DataKind::Piece | DataKind::Digests => Ok(Opened::Bytes(raw)),
         }
     };
     let opened = match header.raw_len.max(header.encoded_len) <= INLINE_BYTES {
@@ -321,6 +340,9 @@ async fn read_stream(shared: &Shared, mut stream: RecvStream, session: &Session)
         }
         Opened::Bytes(bytes) if header.kind == DataKind::Manifest => {
             shared.tell(header.history(), Command::Manifest { feed: header.feed, json: bytes });
+        }
+        Opened::Bytes(bytes) if header.kind == DataKind::Digests => {
+            shared.tell_verifying(header.feed, VerifyAnswer::Digests(bytes));
         }
         Opened::Bytes(bytes) => shared.tell(header.history(), Command::Piece { header, bytes }),
     }

@@ -1,5 +1,6 @@
 //! What a session and the databases say to each other.
 
+use tailrace_engine::PointId;
 use tailrace_wal::{HistoryHeader, HistoryId, Payload, Position, Seq};
 use tokio::sync::{mpsc, oneshot};
 
@@ -65,6 +66,20 @@ pub(crate) enum Event {
     BeginRepair { history: HistoryId, reply: oneshot::Sender<Option<FeedNumber>> },
     Fetch { feed: FeedNumber, datafile: u32, offset: u64, length: u32 },
     EndRepair { feed: FeedNumber },
+    BeginVerify { history: HistoryId, from_files: bool, answers: mpsc::UnboundedSender<VerifyAnswer> },
+    EndVerify { feed: FeedNumber },
+}
+
+/// To whoever verifies a database. When they end, the session did.
+#[derive(Debug)]
+pub(crate) enum VerifyAnswer {
+    /// Asked for, under this number.
+    Begun(FeedNumber),
+    /// The digest point is in the history.
+    Point(PointId, Position),
+    /// The primary's digests, as JSON.
+    Digests(bytes::Bytes),
+    Failed(String),
 }
 
 /// A database's way to the session that is up.

@@ -10,7 +10,10 @@ mod pipeline;
 mod repair;
 mod skip;
 mod status;
+mod verify;
 mod workers;
+
+pub use verify::VerifiedDatabase;
 
 use std::{
     collections::BTreeMap,
@@ -31,13 +34,13 @@ use self::{
     backoff::Backoff,
     board::Whose,
     database::Database,
-    link::Command,
+    link::{Command, Link, VerifyAnswer},
     status::{Face, RETRY},
     workers::Workers,
 };
 use crate::{
     FollowerConfig, FollowerStatus, ReplicaTask, ReplicationError, ReplicationMetrics, ReplicationState, Result, tls,
-    watchdog,
+    watchdog, wire::FeedNumber,
 };
 
 /// Repairs fetched at the same time: their pieces stay far below the connection's window.
@@ -64,6 +67,10 @@ pub(crate) struct Shared {
     repairs: Arc<Semaphore>,
     databases: Mutex<BTreeMap<HistoryId, Known>>,
     connection: Mutex<ConnectionStatus>,
+    /// The session that is up.
+    session: Mutex<Option<Link>>,
+    /// Who waits for answers about a verification of that session.
+    verifying: Mutex<BTreeMap<FeedNumber, mpsc::UnboundedSender<VerifyAnswer>>>,
     wire_bytes: AtomicU64,
     raw_bytes: AtomicU64,
     retry: Notify,
@@ -127,6 +134,8 @@ impl Follower {
                 began: now,
                 disabled_since: engine.clock().now(),
             }),
+            session: Mutex::default(),
+            verifying: Mutex::default(),
             engine,
             config,
             wire_bytes: AtomicU64::new(0),
@@ -291,6 +300,13 @@ impl Shared {
         }
     }
 
+    /// To whoever waits for a verification.
+    fn tell_verifying(&self, feed: FeedNumber, answer: VerifyAnswer) {
+        if let Some(answers) = self.verifying.lock().get(&feed) {
+            let _ = answers.send(answer);
+        }
+    }
+
     fn tell_all(&self, command: impl Fn() -> Command) {
         self.databases.lock().values().for_each(|known| known.send(command()));
     }
@@ -316,6 +332,8 @@ impl Shared {
 
     fn detach_all(&self) {
         self.connection.lock().connected = None;
+        *self.session.lock() = None;
+        self.verifying.lock().clear();
         self.tell_all(|| Command::Detach);
     }
 

@@ -75,7 +75,7 @@ impl Follower {
     }
 
     /// A followed database by name.
-    fn face(&self, name: &str) -> Result<Arc<Face>, Refused> {
+    pub(super) fn face(&self, name: &str) -> Result<Arc<Face>, Refused> {
         let faces: Vec<_> = self.shared.faces().into_iter().filter(|face| !face.is_ended()).collect();
         // A name that begins anew has two histories for a while.
         let here = self.shared.engine.version().database(name).map(|database| database.id);
@@ -114,7 +114,7 @@ impl Follower {
         })
     }
 
-    fn shown(&self, face: &Face) -> Option<FollowedDatabaseStatus> {
+    pub(super) fn shown(&self, face: &Face) -> Option<FollowedDatabaseStatus> {
         self.status().databases.into_iter().find(|shown| shown.history == face.history)
     }
 }

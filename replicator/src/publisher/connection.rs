@@ -5,15 +5,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rustls_pki_types::CertificateDer;
-use tailrace_engine::RepairSource;
-use tailrace_wal::{HistoryId, LogError, Pin, Seq};
+use tailrace_engine::{PointId, RepairSource};
+use tailrace_wal::{HistoryId, LogError, Pin, Position, Seq};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, feed::Feed, link::ReplicaLink, repair::Repair, replicas::pin_key};
+use super::{Shared, feed::Feed, link::ReplicaLink, repair::Repair, replicas::pin_key, verify::Verification};
 use crate::{
     ReplicationState,
     session::{GREETING_TIMEOUT, PublisherAction, PublisherSession, publisher::PublisherIdentity},
@@ -24,11 +24,36 @@ use crate::{
 
 /// What tasks of a session report.
 pub(crate) enum Event {
-    FeedFailed { feed: FeedNumber, reason: String },
-    FeedLost { feed: FeedNumber, retained_after: Seq, reason: String },
-    RepairHeld { feed: FeedNumber, source: Arc<RepairSource> },
-    RepairFailed { feed: FeedNumber, reason: String },
-    PieceSent { feed: FeedNumber },
+    FeedFailed {
+        feed: FeedNumber,
+        reason: String,
+    },
+    FeedLost {
+        feed: FeedNumber,
+        retained_after: Seq,
+        reason: String,
+    },
+    RepairHeld {
+        feed: FeedNumber,
+        source: Arc<RepairSource>,
+    },
+    RepairFailed {
+        feed: FeedNumber,
+        reason: String,
+    },
+    PieceSent {
+        feed: FeedNumber,
+    },
+    PointWritten {
+        feed: FeedNumber,
+        point: PointId,
+        position: Position,
+    },
+    /// A verification is over; why, if it failed.
+    Verified {
+        feed: FeedNumber,
+        failed: Option<String>,
+    },
 }
 
 /// Serves one incoming connection to its end.
@@ -84,6 +109,7 @@ struct Served {
     feeds: HashMap<FeedNumber, OpenFeed>,
     pins: HashMap<HistoryId, Pin>,
     repairs: HashMap<FeedNumber, (Repair, Option<Arc<RepairSource>>)>,
+    verifications: HashMap<FeedNumber, AbortHandle>,
 }
 
 /// Why a session is over.
@@ -133,6 +159,7 @@ impl Served {
             feeds: HashMap::new(),
             pins: HashMap::new(),
             repairs: HashMap::new(),
+            verifications: HashMap::new(),
         };
         tracing::info!(replica = served.replica, %address, "a replica connected");
         let end = served.serve(&mut messages, &mut reports, &attachment.replaced, &stop).await;
@@ -140,6 +167,7 @@ impl Served {
             feed.task.abort();
         }
         served.repairs.values().for_each(|(repair, _)| repair.over.cancel());
+        served.verifications.values().for_each(AbortHandle::abort);
         let reason = match end {
             End::Said(reason) => {
                 served.control.farewell(&connection, CODE_DONE, &reason).await;
@@ -227,6 +255,14 @@ impl Served {
             }
             Event::RepairFailed { feed, reason } => session.repair_failed(feed, &reason),
             Event::PieceSent { feed } => session.handle_piece_sent(feed),
+            Event::PointWritten { feed, point, position } => session.handle_point(feed, point, position),
+            Event::Verified { feed, failed } => {
+                self.verifications.remove(&feed);
+                match failed {
+                    None => session.handle_verified(feed),
+                    Some(reason) => session.verify_failed(feed, &reason),
+                }
+            }
         }
     }
 
@@ -280,6 +316,16 @@ impl Served {
                 PublisherAction::EndRepair { feed } => {
                     if let Some((repair, _)) = self.repairs.remove(&feed) {
                         repair.over.cancel();
+                    }
+                }
+                PublisherAction::StartVerify { feed, history, from_files } => {
+                    let (shared, link) = (self.shared.clone(), self.link.clone());
+                    let verify = Verification { shared, link, events: self.events.clone(), feed, history, from_files };
+                    self.verifications.insert(feed, tokio::spawn(verify.run()).abort_handle());
+                }
+                PublisherAction::EndVerify { feed } => {
+                    if let Some(task) = self.verifications.remove(&feed) {
+                        task.abort();
                     }
                 }
                 PublisherAction::Close(reason) => return Some(End::Said(reason)),

@@ -14,6 +14,7 @@ mod repair;
 mod replicas;
 #[cfg(test)]
 mod stalled;
+mod verify;
 mod wait;
 
 use std::{

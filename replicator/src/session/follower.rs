@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use tailrace_engine::PointId;
 use tailrace_wal::{HistoryId, NodeId, Position, Seq};
 
 use super::{FEEDS_MAX, GREETING_TIMEOUT, NAME_BYTES_MAX};
@@ -38,6 +39,10 @@ pub(crate) enum FollowerAction {
     Progress { history: HistoryId, seq: Seq, behind_bytes: Option<u64> },
     /// The repair cannot go on.
     RepairFailed { feed: FeedNumber, reason: String },
+    /// The digest point of a verification is written there.
+    VerifyPoint { feed: FeedNumber, point: PointId, position: Position },
+    /// The verification cannot go on.
+    VerifyFailed { feed: FeedNumber, reason: String },
     /// End the connection.
     Close(Ending),
 }
@@ -98,6 +103,14 @@ impl<T> Feed<T> {
     }
 }
 
+/// What of a verification has come.
+#[derive(Debug)]
+struct Verification {
+    history: HistoryId,
+    point: bool,
+    digests: bool,
+}
+
 #[derive(Debug)]
 enum Repair {
     Manifest,
@@ -114,6 +127,7 @@ pub(crate) struct FollowerSession<T> {
     feeds: BTreeMap<FeedNumber, Feed<T>>,
     by_history: HashMap<HistoryId, FeedNumber>,
     repairs: BTreeMap<FeedNumber, Repair>,
+    verifications: BTreeMap<FeedNumber, Verification>,
     pages: Vec<Offer>,
     /// What all feeds together may have on their way and waiting, as long as each may have one chunk.
     receive_bytes: u64,
@@ -137,6 +151,7 @@ impl<T> FollowerSession<T> {
             feeds: BTreeMap::new(),
             by_history: HashMap::new(),
             repairs: BTreeMap::new(),
+            verifications: BTreeMap::new(),
             pages: Vec::new(),
             receive_bytes,
             actions: VecDeque::from([FollowerAction::Send(hello)]),
@@ -205,6 +220,13 @@ impl<T> FollowerSession<T> {
                     self.actions.push_back(FollowerAction::RepairFailed { feed, reason });
                 }
             }
+            PrimaryMessage::VerifyPoint { feed, point, position } => self.verify_point(feed, point, position)?,
+            PrimaryMessage::VerifyFailed { feed, reason } => {
+                self.check_seen(feed)?;
+                if self.verifications.remove(&feed).is_some() {
+                    self.actions.push_back(FollowerAction::VerifyFailed { feed, reason });
+                }
+            }
         }
         Ok(())
     }
@@ -245,8 +267,10 @@ impl<T> FollowerSession<T> {
     /// A data stream's header was read: may its body be?
     pub(crate) fn accept(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
         self.check_seen(header.feed)?;
-        if header.kind != DataKind::Chunk {
-            return self.accept_repair(header);
+        match header.kind {
+            DataKind::Chunk => {}
+            DataKind::Manifest | DataKind::Piece => return self.accept_repair(header),
+            DataKind::Digests => return self.accept_digests(header),
         }
         let Some(feed) = self.feeds.get_mut(&header.feed) else { return Ok(Acceptance::Ignore) };
         if header.history() != feed.history {
@@ -347,6 +371,26 @@ impl<T> FollowerSession<T> {
         }
     }
 
+    /// Asks for a verification. `None` when the session is not up or has no room.
+    pub(crate) fn begin_verify(&mut self, history: HistoryId, from_files: bool) -> Option<FeedNumber> {
+        if !self.welcomed || self.closed {
+            return None;
+        }
+        let feed = self.take_number()?;
+        self.verifications.insert(feed, Verification { history, point: false, digests: false });
+        self.send(FollowerMessage::VerifyBegin { feed, history, from_files });
+        Some(feed)
+    }
+
+    /// A verification is over on this side.
+    pub(crate) fn end_verify(&mut self, feed: FeedNumber) {
+        if let Some(over) = self.verifications.remove(&feed)
+            && !(over.point && over.digests)
+        {
+            self.send(FollowerMessage::VerifyEnd { feed });
+        }
+    }
+
     /// Says good-bye.
     pub(crate) fn close(&mut self, reason: &str) {
         if !self.closed {
@@ -361,6 +405,7 @@ impl<T> FollowerSession<T> {
         self.feeds.clear();
         self.by_history.clear();
         self.repairs.clear();
+        self.verifications.clear();
     }
 
     fn accept_repair(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
@@ -379,6 +424,24 @@ impl<T> FollowerSession<T> {
             _ => return Err(format!("it sent a {:?} that was not asked for", header.kind)),
         }
         Ok(Acceptance::Take)
+    }
+
+    fn accept_digests(&mut self, header: &DataHeader) -> Result<Acceptance, String> {
+        let Some(verification) = self.verifications.get_mut(&header.feed) else { return Ok(Acceptance::Ignore) };
+        if header.history() != verification.history || std::mem::replace(&mut verification.digests, true) {
+            return Err("it sent digests that were not asked for".into());
+        }
+        Ok(Acceptance::Take)
+    }
+
+    fn verify_point(&mut self, feed: FeedNumber, point: PointId, position: Position) -> Result<(), String> {
+        self.check_seen(feed)?;
+        let Some(verification) = self.verifications.get_mut(&feed) else { return Ok(()) };
+        if position.history != verification.history || std::mem::replace(&mut verification.point, true) {
+            return Err("it wrote a digest point that was not asked for".into());
+        }
+        self.actions.push_back(FollowerAction::VerifyPoint { feed, point, position });
+        Ok(())
     }
 
     fn offers(&mut self, enabled: bool, more: bool, histories: Vec<Offer>) -> Result<(), String> {
@@ -462,7 +525,7 @@ impl<T> FollowerSession<T> {
     }
 
     fn take_number(&mut self) -> Option<FeedNumber> {
-        if self.feeds.len() + self.repairs.len() >= FEEDS_MAX {
+        if self.feeds.len() + self.repairs.len() + self.verifications.len() >= FEEDS_MAX {
             return None;
         }
         let number = FeedNumber(self.next_feed);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tailrace_engine::PointId;
 use tailrace_wal::{CommitTime, HistoryId, NodeId, Position, Seq};
 
 use super::CONTROL_VERSION;
@@ -68,6 +69,17 @@ pub(crate) enum FollowerMessage {
     RepairEnd {
         feed: FeedNumber,
     },
+    /// Write a digest point, and say what the database is there.
+    VerifyBegin {
+        feed: FeedNumber,
+        history: HistoryId,
+        /// What datafiles hold now, not what was written.
+        from_files: bool,
+    },
+    /// No more of it, please.
+    VerifyEnd {
+        feed: FeedNumber,
+    },
     /// Answer to `ended`.
     Done {
         histories: Vec<HistoryId>,
@@ -129,6 +141,16 @@ pub(crate) enum PrimaryMessage {
         histories: Vec<HistoryId>,
     },
     RepairFailed {
+        feed: FeedNumber,
+        reason: String,
+    },
+    /// The digest point of a verification is in the history; the digests follow on a data stream.
+    VerifyPoint {
+        feed: FeedNumber,
+        point: PointId,
+        position: Position,
+    },
+    VerifyFailed {
         feed: FeedNumber,
         reason: String,
     },

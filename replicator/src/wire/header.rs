@@ -16,6 +16,8 @@ pub(crate) enum DataKind {
     Manifest,
     /// Part of a datafile.
     Piece,
+    /// Digests of a database.
+    Digests,
 }
 
 /// How a body is encoded.
@@ -94,6 +96,7 @@ impl DataHeader {
             1 => DataKind::Chunk,
             2 => DataKind::Manifest,
             3 => DataKind::Piece,
+            4 => DataKind::Digests,
             code => return Err(format!("a data stream of kind {code} is not known to this version")),
         };
         let compression = match bytes[5] {
@@ -129,7 +132,7 @@ impl DataHeader {
     fn check(&self) -> Result<(), String> {
         let (raw_max, encoded_max) = match self.kind {
             DataKind::Chunk => (CHUNK_RAW_MAX, CHUNK_RAW_MAX + ENCODED_SLACK),
-            DataKind::Manifest => (MANIFEST_RAW_MAX, MANIFEST_ENCODED_MAX),
+            DataKind::Manifest | DataKind::Digests => (MANIFEST_RAW_MAX, MANIFEST_ENCODED_MAX),
             DataKind::Piece => (PIECE_MAX, PIECE_MAX),
         };
         if self.raw_len > raw_max || self.encoded_len > encoded_max {
@@ -159,6 +162,7 @@ fn kind_code(kind: DataKind) -> u8 {
         DataKind::Chunk => 1,
         DataKind::Manifest => 2,
         DataKind::Piece => 3,
+        DataKind::Digests => 4,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `flow` | raw or compressed as the link is, limits of rate and memory |
 //! | `slow_link` | 100 ms away, with a link that stalls (`relay`) |
 //! | `admission`, `trouble` | who may attach; what is refused |
+//! | `verify` | a replica compared with its primary |
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
 
 mod admission;
@@ -21,3 +22,4 @@ mod states;
 mod support;
 mod tables;
 mod trouble;
+mod verify;

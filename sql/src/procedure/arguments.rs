@@ -109,6 +109,14 @@ impl Arguments {
         }
     }
 
+    /// The optional boolean argument at a position.
+    pub(super) fn optional_bool(&self, index: usize) -> Result<Option<bool>> {
+        match self.0.get(index) {
+            Some(ScalarValue::Null) => Ok(None),
+            _ => self.bool(index).map(Some),
+        }
+    }
+
     /// The boolean argument at a position.
     pub(super) fn bool(&self, index: usize) -> Result<bool> {
         match self.0.get(index) {

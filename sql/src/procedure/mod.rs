@@ -10,9 +10,10 @@ mod rights;
 mod set_database_for_cluster_replication;
 mod skip_cluster_replication_task;
 mod subscription;
+mod verify_database;
 mod wait_for;
 
-use datafusion::common::ScalarValue;
+use datafusion::{arrow::datatypes::SchemaRef, common::ScalarValue};
 
 use self::arguments::{Arguments, Parameter};
 use crate::{Outcome, Result, Session, SqlError};
@@ -43,11 +44,12 @@ enum Procedure {
     SkipClusterReplicationTask,
     StartClusterReplication,
     StopClusterReplication,
+    VerifyDatabase,
     WaitFor,
 }
 
 impl Procedure {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::AdvanceSubscription,
         Self::CreateSubscription,
         Self::DropSubscription,
@@ -62,6 +64,7 @@ impl Procedure {
         Self::SkipClusterReplicationTask,
         Self::StartClusterReplication,
         Self::StopClusterReplication,
+        Self::VerifyDatabase,
         Self::WaitFor,
     ];
 
@@ -81,6 +84,7 @@ impl Procedure {
             Self::SkipClusterReplicationTask => skip_cluster_replication_task::NAME,
             Self::StartClusterReplication => "start_cluster_replication",
             Self::StopClusterReplication => "stop_cluster_replication",
+            Self::VerifyDatabase => "verify_database",
             Self::WaitFor => "wait_for",
         }
     }
@@ -98,6 +102,7 @@ impl Procedure {
             // As many ids as are given: it looks at its arguments itself.
             Self::SkipClusterReplicationTask => &[],
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
+            Self::VerifyDatabase => verify_database::PARAMETERS,
             Self::WaitFor => wait_for::PARAMETERS,
         }
     }
@@ -108,7 +113,12 @@ const LATER: [&str; 3] = ["backup", "restore", "schedule_job"];
 
 /// Whether a procedure may end at any time, by a cancel or `statement_timeout`, because it changes nothing.
 pub(crate) fn only_waits(name: &str) -> bool {
-    name == Procedure::WaitFor.name()
+    [Procedure::WaitFor, Procedure::VerifyDatabase].iter().any(|procedure| procedure.name() == name)
+}
+
+/// Columns of the rows that a procedure gives; `None` for those that give none.
+pub(crate) fn result_schema(name: &str) -> Option<SchemaRef> {
+    (name == Procedure::VerifyDatabase.name()).then(verify_database::schema)
 }
 
 /// Runs a procedure. `name` is in lower case unless it was quoted.
@@ -127,6 +137,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     }
     let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let notices = match procedure {
+        Procedure::VerifyDatabase => return verify_database::run(instance, &arguments).await,
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
         Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
         Procedure::DropSubscription => subscription::drop(instance, &arguments).await?,

@@ -1,11 +1,12 @@
 //! The primary's end of a session with one replica.
 //!
 //! `offers.rs` says what may be opened and how far it is, `feeds.rs` opens feeds and keeps to their credit, `repairs.rs`
-//! serves repairs.
+//! serves repairs, `verifications.rs` verifications.
 
 mod feeds;
 mod offers;
 mod repairs;
+mod verifications;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -50,6 +51,10 @@ pub(crate) enum PublisherAction {
     Fetch { feed: FeedNumber, datafile: u32, offset: u64, length: u32 },
     /// Let go of the database.
     EndRepair { feed: FeedNumber },
+    /// Write a digest point and send what the database is there.
+    StartVerify { feed: FeedNumber, history: HistoryId, from_files: bool },
+    /// Nobody waits for it any more.
+    EndVerify { feed: FeedNumber },
     /// End the connection; the replica was told why, if it is to know.
     Close(String),
 }
@@ -96,6 +101,7 @@ pub(crate) struct PublisherSession {
     last_feed: Option<FeedNumber>,
     feeds: BTreeMap<FeedNumber, Feed>,
     repairs: BTreeMap<FeedNumber, Repair>,
+    verifications: BTreeSet<FeedNumber>,
     offered: Option<(bool, Vec<Offer>)>,
     /// Histories that the replica has and was told to be off: when one of them ends it has to hear of that.
     told_off: BTreeSet<HistoryId>,
@@ -137,6 +143,7 @@ impl PublisherSession {
             last_feed: None,
             feeds: BTreeMap::new(),
             repairs: BTreeMap::new(),
+            verifications: BTreeSet::new(),
             offered: None,
             told_off: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -228,6 +235,10 @@ impl PublisherSession {
                 }
                 Ok(())
             }
+            (Phase::Serving, FollowerMessage::VerifyBegin { feed, history, from_files }) => {
+                self.verify_begin(feed, history, from_files, catalog)
+            }
+            (Phase::Serving, FollowerMessage::VerifyEnd { feed }) => self.verify_end(feed),
             (Phase::Serving, FollowerMessage::Done { histories }) => self.done(histories, catalog),
         }
     }
@@ -282,7 +293,7 @@ impl PublisherSession {
         if self.last_feed.is_some_and(|last| feed <= last) {
             return Err(format!("it used feed number {feed} again"));
         }
-        if self.feeds.len() + self.repairs.len() >= FEEDS_MAX {
+        if self.feeds.len() + self.repairs.len() + self.verifications.len() >= FEEDS_MAX {
             return Err(format!("it opened more than {FEEDS_MAX} feeds"));
         }
         self.last_feed = Some(feed);
