@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use tailrace_wal::{HistoryId, Seq};
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
-use crate::{DatabaseVersion, Engine, EngineError, Result, SchemaVersion, TableId, database::Database};
+use crate::{
+    DatabaseVersion, Engine, EngineError, PartitionKey, Result, SchemaVersion, TableId, TableVersion,
+    database::Database,
+};
 
 /// The latches of an admitted transaction. While they are held its record can be applied to any state that its
 /// history may reach before it.
@@ -20,12 +24,19 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 #[expect(dead_code, reason = "held, not read")]
 enum Latches {
-    /// A commit: shared with other commits.
-    Commit(OwnedRwLockReadGuard<()>, Vec<OwnedRwLockReadGuard<()>>),
+    /// A commit: shared with other commits, but for tables of which it has seen partitions.
+    Commit(OwnedRwLockReadGuard<()>, Vec<TableLatch>),
     /// DDL of one table: no commit to it is under way.
     Table(OwnedRwLockReadGuard<()>, Option<OwnedRwLockWriteGuard<()>>),
     /// The end of the database: nothing else is under way.
     Database(OwnedRwLockWriteGuard<()>),
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not read")]
+enum TableLatch {
+    Shared(OwnedRwLockReadGuard<()>),
+    Exclusive(OwnedRwLockWriteGuard<()>),
 }
 
 /// A table as a transaction saw it.
@@ -33,6 +44,34 @@ enum Latches {
 pub(crate) struct SeenTable {
     pub(crate) name: String,
     pub(crate) schema_version: SchemaVersion,
+    /// Partitions that must be as they were.
+    pub(crate) partitions: Vec<SeenPartition>,
+}
+
+/// What a version says of a partition, there or not: [`crate::Transaction::replace_partition`] is refused where it has
+/// changed since. Flushes and compactions change nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenPartition {
+    pub(crate) history: HistoryId,
+    pub(crate) table: TableId,
+    pub(crate) key: PartitionKey,
+    /// The latest transaction that its rows are from; none: it was not there.
+    pub(crate) last: Option<Seq>,
+}
+
+impl DatabaseVersion {
+    /// What this version says of a partition of `table`.
+    pub fn seen_partition(&self, table: &TableVersion, key: &PartitionKey) -> SeenPartition {
+        let last = table.partition(key).and_then(|partition| partition.last());
+        SeenPartition { history: self.id, table: table.table.id, key: key.clone(), last }
+    }
+}
+
+impl SeenPartition {
+    /// Which partition.
+    pub fn key(&self) -> &PartitionKey {
+        &self.key
+    }
 }
 
 impl Engine {
@@ -44,16 +83,30 @@ impl Engine {
     ) -> Result<Admission> {
         let latch = database.latch.clone().read_owned().await;
         let mut latches = Vec::with_capacity(tables.len());
-        for id in tables.keys() {
-            latches.push(database.table_latch(*id).read_owned().await);
+        for (id, seen) in tables {
+            let latch = database.table_latch(*id);
+            latches.push(match seen.partitions.is_empty() {
+                true => TableLatch::Shared(latch.read_owned().await),
+                // What was appended to it is applied then.
+                false => TableLatch::Exclusive(latch.write_owned().await),
+            });
         }
         let gate = self.gate.clone().read_owned().await;
         let version = self.check_live(database)?;
         for (id, seen) in tables {
             let now = version.table_by_id(*id);
-            if now.is_none_or(|now| now.table.schema_version != seen.schema_version) {
+            let Some(now) = now.filter(|now| now.table.schema_version == seen.schema_version) else {
                 let what = if now.is_none() { "dropped" } else { "changed" };
                 return Err(EngineError::Conflict(format!("table {:?} was {what} meanwhile", seen.name)));
+            };
+            for partition in &seen.partitions {
+                if *partition != version.seen_partition(now, &partition.key) {
+                    return Err(EngineError::Conflict(format!(
+                        "partition {} of table {:?} was changed meanwhile",
+                        now.scheme.show(&partition.key)?,
+                        seen.name
+                    )));
+                }
             }
         }
         Ok(Admission { _latches: Latches::Commit(latch, latches), _alone: None, _gate: gate })

@@ -6,11 +6,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Chunk, DatabaseVersion, Datafile, EpochEntry, Operation, OperationCode, PartitionKey, PartitionVersion, Receipt,
-    Result, SchemaVersion, TableId, TableVersion, TaskInfo,
+    Chunk, DatabaseVersion, Datafile, DeadLetter, EpochEntry, Operation, OperationCode, PartitionKey, PartitionVersion,
+    Receipt, Result, SchemaVersion, TableId, TableVersion, TaskInfo,
     chunk::push_chunk,
     dead_letter::Skipped,
-    effect::{Append, Committed, Effect, invalid},
+    effect::{Append, Committed, DropPartition, Effect, invalid},
 };
 
 /// What flushes have to know of the transactions that were applied since the last one.
@@ -18,6 +18,9 @@ use crate::{
 pub(crate) struct Changes {
     /// Partitions with rows in memory.
     pub(crate) partitions: BTreeSet<(TableId, PartitionKey)>,
+    /// Partitions that lost their rows: whatever the manifest names for them, or a flush that is under way adds, is of
+    /// before that.
+    pub(crate) dropped: BTreeSet<(TableId, PartitionKey)>,
     /// Datafiles that no later version names.
     pub(crate) retired: Vec<Arc<Datafile>>,
     /// Idempotency keys with what their transactions got.
@@ -30,10 +33,17 @@ impl Changes {
     /// Puts back what a failed flush had taken.
     pub(crate) fn restore(&mut self, taken: Self) {
         self.partitions.extend(taken.partitions);
+        self.dropped.extend(taken.dropped);
         self.retired.extend(taken.retired);
         let newer = std::mem::replace(&mut self.keys, taken.keys);
         self.keys.extend(newer);
         self.moved |= taken.moved;
+    }
+
+    /// The table has no partitions any more.
+    pub(crate) fn forget(&mut self, id: TableId) {
+        self.partitions.retain(|(table, _)| *table != id);
+        self.dropped.retain(|(table, _)| *table != id);
     }
 }
 
@@ -52,6 +62,7 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
         for effect in committed.effects {
             match effect {
                 Effect::Append(append) => append_rows(version, append, position.seq, changes)?,
+                Effect::DropPartition(dropped) => drop_partition(version, dropped, changes)?,
                 Effect::LeftOut { table, schema_version, .. } => check_left_out(version, table, schema_version)?,
                 Effect::CreateDatabase(body) => {
                     if version.name != body.name {
@@ -82,7 +93,7 @@ pub(crate) fn apply(version: &mut DatabaseVersion, committed: Committed, changes
                         return Err(invalid(&format!("DROP TABLE: {}", version.missing_table(id))));
                     };
                     changes.retired.extend(datafiles(&table));
-                    changes.partitions.retain(|(table, _)| *table != id);
+                    changes.forget(id);
                     version.names.remove_mut(&table.table.name);
                     version.tables.remove_mut(&id);
                 }
@@ -124,6 +135,45 @@ pub(crate) fn append_rows(
     Ok(())
 }
 
+/// Takes a partition out of a version with everything in it.
+fn drop_partition(version: &mut DatabaseVersion, dropped: DropPartition, changes: &mut Changes) -> Result<()> {
+    let DropPartition { table: id, schema_version, key } = dropped;
+    let table = version.tables.get(&id);
+    let Some(table) = table.filter(|table| table.table.schema_version == schema_version) else {
+        return Err(invalid(&format!("a partition of a table: {}", version.unusable_table(id))));
+    };
+    if table.left_out {
+        return Ok(());
+    }
+    if let Some(partition) = table.partitions.get(&key) {
+        changes.retired.extend(partition.datafiles.iter().cloned());
+        let mut table = TableVersion::clone(table);
+        table.partitions.remove_mut(&key);
+        version.tables.insert_mut(id, Arc::new(table));
+        changes.partitions.remove(&(id, key.clone()));
+        changes.dropped.insert((id, key.clone()));
+    }
+    note_drop(version, id, &key);
+    Ok(())
+}
+
+/// What was skipped and is applied later must not bring back what went meanwhile.
+fn note_drop(version: &mut DatabaseVersion, id: TableId, key: &PartitionKey) {
+    let concerns = |letter: &DeadLetter| {
+        let is_of_table = letter.tables.iter().any(|(table, _)| *table == id);
+        let is_known = letter.dropped.iter().any(|(table, known)| *table == id && known == key);
+        is_of_table && !is_known && !letter.discarded
+    };
+    if !version.skipped.values().any(concerns) {
+        return;
+    }
+    let mut skipped = Skipped::clone(&version.skipped);
+    for letter in skipped.values_mut().filter(|letter| concerns(letter)) {
+        letter.dropped.push((id, key.clone()));
+    }
+    version.skipped = Arc::new(skipped);
+}
+
 /// What was left out must belong to a table that holds nothing, or it would lack rows in silence.
 pub(crate) fn check_left_out(version: &DatabaseVersion, id: TableId, schema_version: SchemaVersion) -> Result<()> {
     match version.tables.get(&id) {
@@ -139,6 +189,7 @@ pub(crate) fn check_left_out(version: &DatabaseVersion, id: TableId, schema_vers
 pub(crate) fn retire_all(version: &mut DatabaseVersion, changes: &mut Changes) {
     changes.retired.extend(version.tables().flat_map(|table| datafiles(table)));
     changes.partitions.clear();
+    changes.dropped.clear();
     version.tables = rpds::HashTrieMapSync::new_sync();
     version.names = rpds::HashTrieMapSync::new_sync();
 }
@@ -170,6 +221,7 @@ pub(crate) fn describe(version: &DatabaseVersion, committed: &Committed) -> Task
     for effect in &committed.effects {
         match effect {
             Effect::Append(append) => add(append.table, name(append.table)),
+            Effect::DropPartition(dropped) => add(dropped.table, name(dropped.table)),
             Effect::LeftOut { table, .. } => add(*table, name(*table)),
             Effect::CreateTable(table) => add(table.id, &table.name),
             Effect::DropTable(id) => add(*id, name(*id)),

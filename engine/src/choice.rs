@@ -171,7 +171,7 @@ pub(crate) fn choose(version: &mut DatabaseVersion, changes: &mut Changes, choic
     for id in gone {
         let Some(table) = version.tables.get(&id) else { continue };
         changes.retired.extend(datafiles(table));
-        changes.partitions.retain(|(table, _)| *table != id);
+        changes.forget(id);
         changes.moved = true;
         let empty = rpds::RedBlackTreeMapSync::new_sync();
         let table = TableVersion { left_out: true, partitions: empty, ..TableVersion::clone(table) };

@@ -120,7 +120,9 @@ impl Engine {
         options: &CommitOptions,
         durability: Durability,
     ) -> Result<(Appending, Receipt)> {
-        self.memtable.room().await?;
+        if sealed.rows > 0 {
+            self.memtable.room().await?;
+        }
         let (mut hashes, mut directories, mut bytes) = (Vec::new(), Vec::new(), 0);
         if let Some(fragments) = fragments {
             fragments.written().await?;
@@ -186,7 +188,10 @@ impl Engine {
         persistence: Persistence,
         body: Body,
     ) -> Result<(Appending, Written)> {
-        let frees = body.effects.iter().any(|effect| matches!(effect, Effect::DropTable(_) | Effect::DropDatabase));
+        let drops =
+            |effect: &Effect| matches!(effect, Effect::DropTable(_) | Effect::DropDatabase | Effect::DropPartition(_));
+        // One that brings rows as well finds its space as others do.
+        let frees = !body.effects.is_empty() && body.effects.iter().all(drops) && body.directories.len() == 1;
         let (appending, written) = self.append_record(record, persistence, frees).await?;
         self.apply_all(
             database,

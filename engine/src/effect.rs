@@ -5,7 +5,7 @@ use tailrace_wal::{CommitTime, Directory, Lsn, PartEntry, Payload, Position, Seq
 
 use crate::{
     CreateDatabase, DatabaseVersion, DeadLetter, DigestPoint, EngineError, Operation, Ordinal, PartitionKey, PointId,
-    Result, SchemaVersion, Table, TableId, check_name, decode_part, operation::decode_body,
+    Result, SchemaVersion, Table, TableId, TableVersion, check_name, decode_part, operation::decode_body,
 };
 
 /// One part, decoded.
@@ -13,7 +13,9 @@ use crate::{
 pub(crate) enum Effect {
     /// Rows of one partition.
     Append(Append),
-    /// Rows of a table that is left out here. They are not decoded.
+    /// All earlier rows of a partition go.
+    DropPartition(DropPartition),
+    /// Rows of a table that is left out here. They are not decoded. A partition dropped there has none.
     LeftOut { table: TableId, schema_version: SchemaVersion, rows: u64 },
     /// The history begins.
     CreateDatabase(CreateDatabase),
@@ -35,6 +37,14 @@ pub(crate) struct Append {
     pub(crate) key: PartitionKey,
     pub(crate) first_ordinal: Ordinal,
     pub(crate) batch: RecordBatch,
+}
+
+/// A partition loses its rows.
+#[derive(Debug, Clone)]
+pub(crate) struct DropPartition {
+    pub(crate) table: TableId,
+    pub(crate) schema_version: SchemaVersion,
+    pub(crate) key: PartitionKey,
 }
 
 /// A committed transaction, ready to be applied: on the live path, at replay and on a replica.
@@ -80,7 +90,7 @@ impl Effect {
     }
 
     pub(crate) fn is_ddl(&self) -> bool {
-        !matches!(self, Self::Append(_) | Self::LeftOut { .. })
+        !matches!(self, Self::Append(_) | Self::DropPartition(_) | Self::LeftOut { .. })
     }
 }
 
@@ -115,6 +125,7 @@ fn decode_effect(
     let bytes = || payload.part_bytes(index);
     Ok(match operation {
         Operation::Append => decode_append(catalog, entry, payload, index, origin)?,
+        Operation::DropPartition => decode_drop(catalog, entry)?,
         Operation::CreateDatabase => {
             let database: CreateDatabase = decode_body(operation, &bytes())?;
             check_name("database", &database.name)?;
@@ -132,13 +143,8 @@ fn decode_effect(
     })
 }
 
-fn decode_append(
-    catalog: &DatabaseVersion,
-    entry: &PartEntry,
-    payload: &Payload,
-    index: usize,
-    origin: Origin,
-) -> Result<Effect> {
+/// The table of a part about rows, as it has to be there.
+fn table_of<'a>(catalog: &'a DatabaseVersion, entry: &PartEntry) -> Result<&'a TableVersion> {
     let id = TableId(entry.table);
     let table = catalog.table_by_id(id);
     let table = table.ok_or_else(|| invalid(&format!("rows for a table: {}", catalog.missing_table(id))))?;
@@ -149,6 +155,32 @@ fn decode_append(
             table.table.name, table.table.schema_version
         )));
     }
+    Ok(table)
+}
+
+fn decode_drop(catalog: &DatabaseVersion, entry: &PartEntry) -> Result<Effect> {
+    let table = table_of(catalog, entry)?;
+    let (id, schema_version) = (table.table.id, table.table.schema_version);
+    if entry.rows > 0 || entry.length > 0 {
+        return Err(invalid("a part that drops a partition carries something"));
+    }
+    if table.left_out {
+        return Ok(Effect::LeftOut { table: id, schema_version, rows: 0 });
+    }
+    let key = PartitionKey(entry.partition.clone());
+    table.scheme.describe(&key)?;
+    Ok(Effect::DropPartition(DropPartition { table: id, schema_version, key }))
+}
+
+fn decode_append(
+    catalog: &DatabaseVersion,
+    entry: &PartEntry,
+    payload: &Payload,
+    index: usize,
+    origin: Origin,
+) -> Result<Effect> {
+    let table = table_of(catalog, entry)?;
+    let (id, schema_version) = (table.table.id, table.table.schema_version);
     if table.left_out {
         return Ok(Effect::LeftOut { table: id, schema_version, rows: entry.rows.into() });
     }

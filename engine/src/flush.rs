@@ -253,6 +253,11 @@ impl Engine {
                     complete_from: frozen.complete_from,
                     tables,
                     left_out,
+                    dropped: if planted!(self.config, ForgetsDrops) {
+                        Vec::new()
+                    } else {
+                        frozen.changes.dropped.iter().cloned().collect()
+                    },
                     added: added.remove(&version.id).unwrap_or_default(),
                     system_facts: Vec::new(),
                     keys: frozen.changes.keys.iter().map(key_record).collect(),
@@ -275,6 +280,7 @@ impl Engine {
                 complete_from: Seq::ZERO,
                 tables: Vec::new(),
                 left_out: Vec::new(),
+                dropped: Vec::new(),
                 added: Vec::new(),
                 system_facts: system.facts(),
                 keys: Vec::new(),
@@ -348,8 +354,8 @@ fn key_record((key, receipt): &(bytes::Bytes, Receipt)) -> KeyRecord {
     }
 }
 
-/// Puts a datafile in the place of all rows up to `upto`. `false` if the table is gone or is left out
-/// since.
+/// Puts a datafile in the place of all rows up to `upto`. `false` if the table or the partition was dropped, or the
+/// table is left out, since; the partition may have newer rows.
 fn replace_chunks(
     version: &mut DatabaseVersion,
     table: TableId,
@@ -359,6 +365,9 @@ fn replace_chunks(
     changes: &mut Changes,
 ) -> bool {
     let Some(held) = version.tables.get(&table).filter(|held| !held.left_out) else { return false };
+    if changes.dropped.contains(&(table, key.clone())) {
+        return false;
+    }
     let mut table_version = TableVersion::clone(held);
     let mut partition = table_version.partitions.get(key).map(|held| PartitionVersion::clone(held)).unwrap_or_default();
     partition.chunks = partition.chunks.iter().filter_map(|chunk| rows_after(chunk, upto)).collect();

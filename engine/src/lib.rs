@@ -86,9 +86,11 @@ mod transaction;
 pub mod types;
 mod version;
 
+pub use admission::SeenPartition;
 pub use archive::{ArchiveConfig, open_archive};
 pub use changes::{
-    COMMIT_TIME_COLUMN, Changes, ChangesRequest, FEED_COLUMNS, OPERATION_COLUMN, PartitionFilter, feed_schema,
+    COMMIT_TIME_COLUMN, Changes, ChangesRequest, DROP_PARTITION, FEED_COLUMNS, INSERT, OPERATION_COLUMN,
+    PartitionFilter, feed_schema,
 };
 pub use choice::{LeftOut, TableChoice};
 pub use chunk::{Chunk, IdentityRun};

@@ -35,6 +35,8 @@ pub(crate) fn decode_body<T: DeserializeOwned>(operation: Operation, bytes: &[u8
 pub enum Operation {
     /// Rows appended; the part is an Arrow batch.
     Append,
+    /// All rows of a partition with an earlier identity go; no body, no rows, the entry names table and partition.
+    DropPartition,
     /// First record of a history; body [`CreateDatabase`].
     CreateDatabase,
     /// Last record of a history; no body.
@@ -143,6 +145,13 @@ impl OperationCode {
     }
 }
 
+impl OperationCode {
+    /// [`Operation::is_of_rows`]; `false` for one that this version does not know.
+    pub fn is_of_rows(self) -> bool {
+        Operation::from_code(self.0).is_some_and(Operation::is_of_rows)
+    }
+}
+
 impl From<Operation> for OperationCode {
     fn from(operation: Operation) -> Self {
         Self(operation.code())
@@ -154,6 +163,7 @@ impl Operation {
     pub fn code(self) -> u16 {
         match self {
             Self::Append => 1,
+            Self::DropPartition => 2,
             Self::CreateDatabase => 16,
             Self::DropDatabase => 17,
             Self::CreateTable => 18,
@@ -167,6 +177,7 @@ impl Operation {
     pub fn from_code(code: u16) -> Option<Self> {
         Some(match code {
             1 => Self::Append,
+            2 => Self::DropPartition,
             16 => Self::CreateDatabase,
             17 => Self::DropDatabase,
             18 => Self::CreateTable,
@@ -177,10 +188,16 @@ impl Operation {
         })
     }
 
+    /// Whether it concerns the rows of partitions alone: what tables there are stays as it is.
+    pub fn is_of_rows(self) -> bool {
+        matches!(self, Self::Append | Self::DropPartition)
+    }
+
     /// As task lists show it: `APPEND`, `CREATE_DATABASE` …
     pub fn name(self) -> &'static str {
         match self {
             Self::Append => "APPEND",
+            Self::DropPartition => "DROP_PARTITION",
             Self::CreateDatabase => "CREATE_DATABASE",
             Self::DropDatabase => "DROP_DATABASE",
             Self::CreateTable => "CREATE_TABLE",

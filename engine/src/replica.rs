@@ -601,6 +601,13 @@ fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, body: &Body) -
                     return Err(invalid(&format!("rows for a table: {}", scratch.unusable_table(append.table))));
                 }
             }
+            Effect::DropPartition(dropped) => {
+                let table = scratch.table_by_id(dropped.table);
+                if table.is_none_or(|table| table.table.schema_version != dropped.schema_version) {
+                    let reason = scratch.unusable_table(dropped.table);
+                    return Err(invalid(&format!("a partition of a table: {reason}")));
+                }
+            }
             Effect::LeftOut { table, schema_version, .. } => check_left_out(scratch, *table, *schema_version)?,
             other => ddl.push(other.clone()),
         }

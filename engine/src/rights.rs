@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tailrace_wal::{HistoryHeader, Payload, RecordKind};
 
-use crate::{Applier, Engine, EngineError, Operation, Result, SystemFact, check_name};
+use crate::{Applier, Engine, EngineError, Operation, OperationCode, Result, SystemFact, check_name};
 
 /// What a user may do in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ impl Applier {
             return Ok(());
         }
         let parts = &payload.directory.parts;
-        let is_rows = |operation: u16| operation == Operation::Append.code();
+        let is_rows = |operation: u16| OperationCode(operation).is_of_rows();
         let changes_nothing = |operation: u16| operation == Operation::DigestPoint.code();
         let ddl = parts.iter().any(|part| !is_rows(part.operation) && !changes_nothing(part.operation));
         let write = header.fragment.0 > 0 || parts.iter().any(|part| is_rows(part.operation));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tailrace_wal::{CommitTime, Directory, Seq};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{Operation, OperationCode, TableId};
+use crate::{OperationCode, TableId};
 
 /// Most finished tasks kept per database for the status functions; the count is that of the documented functions.
 pub const TASKS_KEPT: usize = 10_000;
@@ -52,7 +52,7 @@ impl GroupFold {
     /// The group of the next transaction, whose own and fragments' directories are given.
     pub fn next(&mut self, seq: Seq, directories: &[&Directory]) -> Seq {
         let parts = || directories.iter().flat_map(|directory| &directory.parts);
-        if parts().any(|part| Operation::from_code(part.operation) != Some(Operation::Append)) {
+        if parts().any(|part| !OperationCode(part.operation).is_of_rows()) {
             // DDL is alone: what follows depends on it.
             self.current = None;
             return seq;
@@ -77,6 +77,7 @@ mod tests {
     use tailrace_wal::{PartEntry, PartHash};
 
     use super::*;
+    use crate::Operation;
 
     fn directory(operation: Operation, partitions: &[(u32, &'static str)]) -> Directory {
         let part = |(table, partition): &(u32, &'static str)| PartEntry {
@@ -109,6 +110,9 @@ mod tests {
             (vec![directory(Operation::DropTable, &[(2, "")])], 9),
             (append(&[(1, "a")]), 10),
             (Vec::new(), 10),
+            // A partition that is dropped is touched; the tables stay as they are.
+            (vec![directory(Operation::DropPartition, &[(1, "b")])], 10),
+            (vec![directory(Operation::DropPartition, &[(1, "a")])], 13),
         ];
         let mut fold = GroupFold::default();
         for ((directories, group), seq) in transactions.into_iter().zip(1..) {

@@ -4,16 +4,19 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use tailrace_wal::{CommitTime, FragmentNumber, Lsn, Part, Payload, Persistence, Position, Record, RecordKind};
+use tailrace_wal::{
+    CommitTime, FragmentNumber, Lsn, Part, PartEntry, Payload, Persistence, Position, Record, RecordKind,
+};
 
 use crate::{
-    Engine, EngineError, Ordinal, Result, TableId, TableVersion,
+    Engine, EngineError, Operation, Ordinal, PartitionKey, Result, SeenPartition, TableId, TableVersion,
     admission::SeenTable,
     commit::{Fragments, Sealed},
     database::Database,
-    effect::Effect,
+    effect::{DropPartition, Effect},
     ingest::{Encoded, Ingest},
     open_transactions::OpenTransaction,
+    system::body_entry,
 };
 
 /// When a commit is acknowledged (`synchronous_commit`).
@@ -55,6 +58,8 @@ pub struct Transaction {
     database: Arc<Database>,
     /// Tables as this transaction saw them first.
     tables: BTreeMap<String, Arc<TableVersion>>,
+    /// Partitions that must be as they were.
+    seen: BTreeMap<TableId, Vec<SeenPartition>>,
     ingest: Ingest,
     effects: Vec<Effect>,
     /// Parts that are in no fragment yet.
@@ -77,6 +82,7 @@ impl Transaction {
             engine: engine.clone(),
             database,
             tables: BTreeMap::new(),
+            seen: BTreeMap::new(),
             ingest: Ingest::default(),
             effects: Vec::new(),
             parts: Vec::new(),
@@ -107,14 +113,46 @@ impl Transaction {
         Ok(())
     }
 
+    /// Takes all rows of a partition away that were committed before this transaction or came into it before this call. A
+    /// partition that is not there stays so. What was there when the transaction commits goes, seen or not:
+    /// [`Transaction::replace_partition`] is careful.
+    pub async fn drop_partition(&mut self, table: &str, key: PartitionKey) -> Result<()> {
+        self.enter()?;
+        let table = self.table(table)?;
+        table.scheme.describe(&key)?;
+        self.failed = true;
+        // Rows that are being encoded come before it.
+        let ready = self.ingest.finish().await?;
+        self.take(ready).await?;
+        self.push_drop(&table, key).await?;
+        self.failed = false;
+        self.leave();
+        Ok(())
+    }
+
+    /// The same for a partition that the caller has seen: rows that are appended afterwards take its place, at once for
+    /// all readers here and on replicas. Where somebody else changes it before the commit, the commit is refused
+    /// with [`EngineError::Conflict`].
+    pub async fn replace_partition(&mut self, table: &str, seen: SeenPartition) -> Result<()> {
+        self.enter()?;
+        let known = self.table(table)?;
+        if (seen.history, seen.table) != (self.database.id, known.table.id) {
+            return Err(EngineError::Conflict(format!("table {table:?} was dropped meanwhile")));
+        }
+        let key = seen.key.clone();
+        self.drop_partition(table, key).await?;
+        self.seen.entry(known.table.id).or_default().push(seen);
+        Ok(())
+    }
+
     /// Commits: one record, applied atomically across partitions and tables. Runs to its end even when the caller's
-    /// future is dropped. A transaction without rows commits nothing and returns the database's position.
+    /// future is dropped. A transaction that does nothing commits nothing and returns the database's position.
     pub async fn commit(mut self, options: CommitOptions) -> Result<Receipt> {
         self.enter()?;
         self.failed = true;
         let ready = self.ingest.finish().await?;
         self.take(ready).await?;
-        if self.rows == 0 {
+        if self.effects.is_empty() {
             let version = self.database.version();
             return Ok(Receipt {
                 position: version.position,
@@ -128,7 +166,9 @@ impl Transaction {
             .values()
             .map(|seen| {
                 let table = &seen.table;
-                (table.id, SeenTable { name: table.name.clone(), schema_version: table.schema_version })
+                let partitions = self.seen.remove(&table.id).unwrap_or_default();
+                let schema_version = table.schema_version;
+                (table.id, SeenTable { name: table.name.clone(), schema_version, partitions })
             })
             .collect();
         let sealed = Sealed {
@@ -170,6 +210,23 @@ impl Transaction {
             .ok_or_else(|| EngineError::NotFound { kind: "table", name: format!("{}.{name}", version.name) })?;
         self.tables.insert(name.to_owned(), table.clone());
         Ok(table.clone())
+    }
+
+    async fn push_drop(&mut self, table: &TableVersion, key: PartitionKey) -> Result<()> {
+        let (id, schema_version) = (table.table.id, table.table.schema_version);
+        let entry = PartEntry {
+            schema_version: schema_version.0,
+            first_ordinal: self.rows,
+            partition: key.0.clone(),
+            ..body_entry(Operation::DropPartition, id)
+        };
+        self.parts_bytes += key.0.len() as u64 + PART_OVERHEAD;
+        self.parts.push(Part::new(entry, Vec::new())?);
+        self.effects.push(Effect::DropPartition(DropPartition { table: id, schema_version, key }));
+        if self.parts_bytes >= self.engine.config.fragment_bytes {
+            self.write_fragment().await?;
+        }
+        Ok(())
     }
 
     /// Gives parts their ordinals, in order, and writes fragments where they are due.

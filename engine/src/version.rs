@@ -154,6 +154,15 @@ impl TableVersion {
         self.partitions.iter()
     }
 
+    /// The table with no other partition than this.
+    pub fn only(&self, key: &PartitionKey) -> Self {
+        let mut partitions = rpds::RedBlackTreeMapSync::new_sync();
+        if let Some(partition) = self.partitions.get(key) {
+            partitions.insert_mut(key.clone(), partition.clone());
+        }
+        Self { partitions, ..self.clone() }
+    }
+
     /// Rows: exact.
     pub fn rows(&self) -> u64 {
         self.partitions.values().map(|partition| partition.rows()).sum()
@@ -161,6 +170,13 @@ impl TableVersion {
 }
 
 impl PartitionVersion {
+    /// The latest transaction that its rows are from.
+    pub(crate) fn last(&self) -> Option<Seq> {
+        let cold = self.datafiles.iter().map(|datafile| datafile.meta.seqs.1);
+        let hot = self.chunks.iter().filter_map(|chunk| chunk.identities.last()).map(|run| run.seq);
+        cold.chain(hot).max()
+    }
+
     /// Rows: exact.
     pub fn rows(&self) -> u64 {
         let cold: u64 = self.datafiles.iter().map(|datafile| datafile.meta.rows).sum();

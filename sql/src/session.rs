@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Instance, Result, SqlError, feed, function, procedure,
-    provider::{CATALOG, Catalog, PinnedVersion, register_store},
+    provider::{CATALOG, Catalog, PinnedVersion, partition_rows, register_store},
     statement::{
-        Kind, Parser, Statement, call, copy, ddl,
+        Kind, Parser, Statement, call, copy, ddl, drop_partition,
         guard::Guard,
         heading, insert,
         name::{self, RESERVED, TableName},
@@ -114,6 +114,7 @@ impl SessionFactory {
         function::register(&mut context)?;
         context.register_catalog(CATALOG, Arc::new(Catalog::new(instance.engine.clone())));
         feed::register(&context, &instance.engine)?;
+        partition_rows::register(&context, &instance.engine)?;
         system::register(&context, &instance)?;
         Ok(Self { template: Arc::new(context.state()), parser: Arc::new(Parser::new()), instance })
     }
@@ -329,6 +330,7 @@ impl Session {
             }
             Kind::Insert(insert) => insert::insert(self, insert, sql, parameters, count, &mut guard).await,
             Kind::Copy(copy) => copy::copy(self, copy, &mut guard).await,
+            Kind::DropPartition(drop) => drop_partition::drop_partition(self, drop, &mut guard).await,
             Kind::Call { name, arguments } => {
                 self.outside_transaction("CALL")?;
                 let called = call::call(self, name, arguments, parameters);

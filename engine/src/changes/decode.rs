@@ -9,11 +9,11 @@ use tailrace_wal::{HistoryHeader, PartEntry, Payload};
 
 use super::{
     ChangesRequest, PartitionFilter,
-    rows::{Piece, feed_schema},
+    rows::{DROP_PARTITION, INSERT, Piece, feed_schema},
 };
 use crate::{
-    Column, ColumnId, EngineError, Operation, Ordinal, PartitionKey, Result, SchemaVersion, Table, TableId,
-    database::Database, operation::decode_body, part::decode_columns,
+    Column, ColumnId, EngineError, Operation, Ordinal, PartitionKey, PartitionScheme, Result, SchemaVersion, Table,
+    TableId, database::Database, operation::decode_body, part::decode_columns,
 };
 
 /// Decodes what belongs to one table.
@@ -85,8 +85,9 @@ impl Decoder {
                 ))
             };
             match operation {
-                Operation::Append if unwanted => {}
+                Operation::Append | Operation::DropPartition if unwanted => {}
                 Operation::Append => pieces.extend(self.append(header, entry, payload, index)?),
+                Operation::DropPartition => pieces.extend(self.drop_partition(header, entry)?),
                 Operation::CreateTable => {
                     let table: Table = decode_body(operation, &payload.part_bytes(index))?;
                     table.check()?;
@@ -125,10 +126,35 @@ impl Decoder {
             seq: header.seq,
             commit_time: header.commit_time,
             first_ordinal: Ordinal(entry.first_ordinal),
-            operation: "insert",
+            operation: INSERT,
             bytes: entry.length as usize,
             columns,
             rows,
+        }))
+    }
+
+    /// One row, which stands for all that the partition had: see [`DROP_PARTITION`].
+    fn drop_partition(&self, header: &HistoryHeader, entry: &PartEntry) -> Result<Option<Piece>> {
+        let key = PartitionKey(entry.partition.clone());
+        if let Some(wanted) = &self.partitions
+            && !wanted(&key)?
+        {
+            return Ok(None);
+        }
+        // Columns that partition a table keep their types.
+        let bounds = PartitionScheme::new(&self.table)?.bounds(&key)?;
+        let value = |wanted: &Column| {
+            let first = bounds.iter().find(|bounds| bounds.column == wanted.id).and_then(|bounds| bounds.min.clone());
+            first.unwrap_or_else(|| new_null_array(&wanted.data_type, 1))
+        };
+        Ok(Some(Piece {
+            seq: header.seq,
+            commit_time: header.commit_time,
+            first_ordinal: Ordinal(entry.first_ordinal),
+            operation: DROP_PARTITION,
+            bytes: entry.partition.len(),
+            columns: self.wanted.iter().map(value).collect(),
+            rows: 1,
         }))
     }
 

@@ -27,7 +27,7 @@ use crate::{
     held::{TransactionKey, transaction_key},
 };
 
-pub use rows::{COMMIT_TIME_COLUMN, FEED_COLUMNS, OPERATION_COLUMN, feed_schema};
+pub use rows::{COMMIT_TIME_COLUMN, DROP_PARTITION, FEED_COLUMNS, INSERT, OPERATION_COLUMN, feed_schema};
 
 /// Payloads beyond this are decoded on a blocking thread.
 const INLINE_BYTES: usize = 128 << 10;

@@ -11,8 +11,15 @@ use crate::{Column, EngineError, ORDINAL_COLUMN, Ordinal, Result, SEQ_COLUMN};
 
 /// When the row's transaction was committed.
 pub const COMMIT_TIME_COLUMN: &str = "_commit_time";
-/// What happened to the row: `insert`.
+/// What happened: [`INSERT`] or [`DROP_PARTITION`].
 pub const OPERATION_COLUMN: &str = "_op";
+/// The row was added.
+pub const INSERT: &str = "insert";
+/// All earlier rows of a partition went; rows of the same transaction that follow are in their place. The row tells which
+/// partition: its columns hold the first value that belongs there (the value itself, or the first moment of the year,
+/// month, day or hour), NULL for the partition of NULLs; all other columns are NULL. Its ordinal is that of the
+/// transaction's next row.
+pub const DROP_PARTITION: &str = "drop_partition";
 /// What a feed adds before a table's own columns: two 64-bit integers, a moment in UTC microseconds, a word.
 pub const FEED_COLUMNS: [&str; 4] = [SEQ_COLUMN, ORDINAL_COLUMN, COMMIT_TIME_COLUMN, OPERATION_COLUMN];
 

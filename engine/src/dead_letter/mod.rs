@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tailrace_wal::{CommitTime, HistoryHeader, HistoryId, Payload, Seq};
 
-use crate::{DatabaseVersion, Engine, Operation, OperationCode, TableId, operation::decode_body};
+use crate::{DatabaseVersion, Engine, Operation, OperationCode, PartitionKey, TableId, operation::decode_body};
 
 pub(crate) use file::Letters;
 
@@ -42,6 +42,9 @@ pub struct DeadLetter {
     /// Its payload was given up: only a repair makes the database its primary's again.
     #[serde(default)]
     pub discarded: bool,
+    /// Partitions of its tables that were dropped after it: rows of it that belong there are gone on the primary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<(TableId, PartitionKey)>,
 }
 
 /// Why a copy is not its primary's.
@@ -84,6 +87,7 @@ impl DeadLetter {
             reason: reason.to_owned(),
             skipped_at,
             discarded: false,
+            dropped: Vec::new(),
         }
     }
 
@@ -240,6 +244,7 @@ mod tests {
             reason: "no".into(),
             skipped_at: CommitTime(100 + seq as i64),
             discarded: false,
+            dropped: Vec::new(),
         }
     }
 

@@ -102,6 +102,13 @@ impl Engine {
                 for effect in decode_effects(&version, payload, Origin::Peer)? {
                     match effect {
                         Effect::Append(append) => rows.push(append),
+                        Effect::DropPartition(_) => {
+                            return Err(EngineError::Invalid(format!(
+                                "task {seq} drops a partition of database {:?} and cannot be applied behind those that \
+                                 followed it; CALL repair_database('{}')",
+                                version.name, version.name
+                            )));
+                        }
                         Effect::LeftOut { .. } => {}
                         _ => {
                             return Err(EngineError::Invalid(format!(
@@ -112,6 +119,12 @@ impl Engine {
                         }
                     }
                 }
+            }
+            if let Some(letter) = version.skipped.get(&seq) {
+                let gone = |append: &Append| {
+                    letter.dropped.iter().any(|(table, key)| *table == append.table && *key == append.key)
+                };
+                rows.retain(|append| !gone(append));
             }
             Ok(rows)
         });

@@ -63,6 +63,9 @@ pub(crate) struct FlushedHistory {
     /// Those of them that are left out here: they have no files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) left_out: Vec<TableId>,
+    /// Partitions that were dropped: their files are named no longer. Those in `added` are of after that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dropped: Vec<(TableId, PartitionKey)>,
     /// New datafiles.
     pub(crate) added: Vec<(TableId, PartitionKey, DatafileMeta)>,
     /// Of the system history: its fold.

@@ -1,5 +1,7 @@
 //! The manifest of format 1 in `testdata/golden/v1/`: what it holds is read, and its documents are written as ever.
 //!
+//! `testdata/golden/v3/edits.txt` has what format 3 adds, likewise.
+//!
 //! `GOLDEN=write cargo test -p tailrace-engine --lib manifest::golden` writes it anew. Format 1 is kept readable for ever:
 //! once it is out, that is right for additions alone.
 
@@ -19,8 +21,8 @@ use tailrace_wal::{
 
 use super::{tests::open, *};
 use crate::{
-    ColumnDefinition, ColumnStatistics, DatafileMeta, Difference, Digest, EpochEntry, PartitionKey, SchemaVersion,
-    SystemFact, Table, TableDefinition, TableId,
+    ColumnDefinition, ColumnStatistics, DatafileMeta, DeadLetter, Difference, Digest, EpochEntry, PartitionKey,
+    SchemaVersion, SystemFact, Table, TableDefinition, TableId,
     partition::{DatafilePath, Transform},
 };
 
@@ -98,6 +100,7 @@ async fn write(node: &Path) {
         complete_from: Seq(39),
         tables: vec![table()],
         left_out: Vec::new(),
+        dropped: Vec::new(),
         added: vec![(TableId(2), PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165])), datafile())],
         system_facts: Vec::new(),
         keys: vec![KeyRecord {
@@ -349,6 +352,86 @@ fn format_3_is_read_and_written_as_ever() {
         let edit: Edit = serde_json::from_str(document).unwrap();
         assert_eq!(encode(&edit).unwrap(), document.as_bytes());
     }
+}
+
+/// Edits with what later formats add, as documents, one per line.
+fn later_edits() -> Vec<Edit> {
+    let id = HistoryId([1; 16]);
+    let key = PartitionKey(Bytes::from_static(&[1, 128, 0, 0, 0, 0, 0, 75, 165]));
+    let newer = DatafileMeta {
+        path: DatafilePath("market/bars/at_day=2023-01-08/00000000000000000000000000000042.parquet".into()),
+        ..datafile()
+    };
+    let moved = |seq, dropped, added| FlushedHistory {
+        id,
+        name: "market".into(),
+        position: Position { history: id, epoch: Epoch { counter: 2, nonce: 77 }, seq: Seq(seq), chain: Chain(seq) },
+        restart_seq: Seq(seq),
+        commit_time: CommitTime(1_673_170_200_000_000),
+        epochs: Vec::new(),
+        next_table: TableId(3),
+        replay_after: Lsn::ZERO,
+        complete_from: Seq(39),
+        tables: vec![table()],
+        left_out: Vec::new(),
+        dropped,
+        added,
+        system_facts: Vec::new(),
+        keys: Vec::new(),
+        differences: Vec::new(),
+        skipped: vec![DeadLetter {
+            seq: Seq(40),
+            operation: 1,
+            commit_time: CommitTime(1_673_170_200_000_000),
+            tables: vec![(TableId(2), "bars".into())],
+            rows: 7,
+            bytes: 640,
+            reason: "no".into(),
+            skipped_at: CommitTime(1_673_170_200_000_001),
+            discarded: false,
+            dropped: vec![(TableId(2), key.clone())],
+        }],
+    };
+    let flush = |upto, history| {
+        let histories = vec![history];
+        Edit::Flush(FlushEdit { flushed: Lsn(upto), replay_from: Lsn(upto + 1), histories, ended: Vec::new() })
+    };
+    vec![
+        // What was there goes, what comes with the drop stays.
+        flush(80, moved(42, vec![(TableId(2), key.clone())], vec![(TableId(2), key.clone(), newer)])),
+        flush(90, moved(43, vec![(TableId(2), key.clone())], Vec::new())),
+    ]
+}
+
+#[test]
+fn what_format_3_adds_is_read_and_written_as_ever() {
+    let path = golden().join("../v3/edits.txt");
+    let edits = later_edits();
+    let made: Vec<_> = edits.iter().map(|edit| (EDIT, encode(edit).unwrap().to_vec())).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text(&made)).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text(&made), kept, "today's code writes something else");
+    let checkpoint = std::fs::read_to_string(golden().join("checkpoint.json")).unwrap();
+    let mut state: ManifestState = serde_json::from_str(&checkpoint).unwrap();
+    let files = |state: &ManifestState| -> Vec<String> {
+        let partitions = state.histories[&HistoryId([1; 16])].tables[&TableId(2)].partitions.values();
+        partitions.flatten().map(|meta| meta.path.0.chars().rev().take(10).collect()).collect()
+    };
+    let mut seen = vec![files(&state)];
+    for line in kept.lines() {
+        let (_, document) = line.split_once(' ').unwrap();
+        let edit: Edit = serde_json::from_str(document).unwrap();
+        assert_eq!(std::str::from_utf8(&encode(&edit).unwrap()).unwrap(), document);
+        state.apply(edit);
+        seen.push(files(&state));
+    }
+    assert_eq!(seen, [vec!["teuqrap.fe".to_owned()], vec!["teuqrap.24".to_owned()], vec![]]);
+    let letter = &state.histories[&HistoryId([1; 16])].skipped[0];
+    assert_eq!(letter.dropped.len(), 1);
+    state.check().unwrap();
 }
 
 /// A manifest with one document of this version, after the first checkpoint.

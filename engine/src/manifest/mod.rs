@@ -397,6 +397,7 @@ mod tests {
             complete_from: Seq::ZERO,
             tables: Vec::new(),
             left_out: Vec::new(),
+            dropped: Vec::new(),
             added: Vec::new(),
             system_facts: Vec::new(),
             keys: Vec::new(),

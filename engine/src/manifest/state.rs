@@ -111,6 +111,11 @@ impl HistoryState {
             let partitions = held.map(|held| held.partitions).unwrap_or_default();
             tables.insert(table.id, TableState { table, partitions });
         }
+        for (table, key) in moved.dropped {
+            if let Some(table) = tables.get_mut(&table) {
+                table.partitions.remove(&key);
+            }
+        }
         add_files(&mut tables, moved.added);
         Self {
             id: moved.id,

@@ -19,6 +19,18 @@ pub const KEY_BYTES_MAX: usize = 4096;
 #[serde(transparent)]
 pub struct PartitionKey(#[serde(with = "hex")] pub Bytes);
 
+impl PartitionKey {
+    /// As the manifest and SQL write it: hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        super::hexadecimal(&self.0)
+    }
+
+    /// The key that is written so; `None` for anything else. Whether a table has such keys is for its scheme to say.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        hex::bytes(text).map(Self)
+    }
+}
+
 const VALUE: u8 = 1;
 const NULL: u8 = 2;
 
@@ -131,12 +143,16 @@ mod hex {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
+        bytes(&text).ok_or_else(|| D::Error::custom("a partition key is an even number of hexadecimal digits"))
+    }
+
+    pub(super) fn bytes(text: &str) -> Option<Bytes> {
         let digits = text.as_bytes();
-        if digits.len() % 2 != 0 || digits.len() > 2 * KEY_BYTES_MAX || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(D::Error::custom("a partition key is an even number of hexadecimal digits"));
+        if !digits.len().is_multiple_of(2) || digits.len() > 2 * KEY_BYTES_MAX || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
         }
         let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
-        Ok(digits.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect())
+        Some(digits.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect())
     }
 }
 

@@ -106,6 +106,15 @@ impl PartitionScheme {
             .collect())
     }
 
+    /// A key for people: `('2023-01-08', NULL)`, as statements write it.
+    pub fn show(&self, key: &PartitionKey) -> Result<String> {
+        let values = self.describe(key)?.into_iter().map(|(_, value)| match value {
+            Some(value) => format!("'{}'", value.replace('\'', "''")),
+            None => "NULL".to_owned(),
+        });
+        Ok(format!("({})", values.collect::<Vec<_>>().join(", ")))
+    }
+
     /// What a key says of the source columns, for pruning.
     pub fn bounds(&self, key: &PartitionKey) -> Result<Vec<ColumnBounds>> {
         let values = self.decode(key)?;

@@ -42,4 +42,6 @@ bugs! {
     AcknowledgesEarly,
     /// Datafiles of an edit that may have been written are removed.
     RemovesFilesOfUncertainEdit,
+    /// A flush does not tell the manifest which partitions were dropped.
+    ForgetsDrops,
 }

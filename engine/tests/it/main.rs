@@ -12,6 +12,7 @@ mod faults;
 mod flush;
 mod full_disk;
 mod partial_repair;
+mod partitions;
 mod repair;
 mod replica;
 mod support;

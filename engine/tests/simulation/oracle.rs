@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tailrace_engine::{DatabaseVersion, Engine};
+use tailrace_engine::{DatabaseVersion, Engine, PartitionKey};
 use tailrace_wal::{HistoryId, Lsn, Position, Seq};
 
 use crate::support::{Identity, Row, chunk_rows, table_contents};
@@ -21,8 +21,38 @@ pub(crate) enum Change {
     End,
     CreateTable(String),
     DropTable(String),
+    Rows(Work),
+}
+
+/// What a transaction does to rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Work {
+    /// Partitions that lose what they had before, by table and day.
+    pub(crate) drops: BTreeSet<(String, i64)>,
     /// By table; the ordinals are known once the transaction was seen.
-    Rows(BTreeMap<String, Vec<Row>>),
+    pub(crate) rows: BTreeMap<String, Vec<Row>>,
+}
+
+/// Ids come in blocks of so many; the rows of a block lie on so many days as its number says.
+pub(crate) const BLOCK: i64 = 64;
+/// The most days of a block.
+pub(crate) const DAYS: i64 = 3;
+
+/// The day of a row.
+pub(crate) fn day_of(id: i64) -> i64 {
+    id % days_of(id)
+}
+
+/// Over how many days the rows of an id's block lie.
+pub(crate) fn days_of(id: i64) -> i64 {
+    1 + (id / BLOCK) % DAYS
+}
+
+/// The key of a day's partition.
+pub(crate) fn partition_of(day: i64) -> PartitionKey {
+    let mut key = vec![1];
+    key.extend((day ^ i64::MIN).to_be_bytes());
+    PartitionKey(key.into())
 }
 
 /// A transaction that was seen.
@@ -88,7 +118,10 @@ impl History {
                 Change::End => contents.clear(),
                 Change::CreateTable(name) => drop(contents.insert(name.clone(), BTreeMap::new())),
                 Change::DropTable(name) => drop(contents.remove(name)),
-                Change::Rows(_) => {
+                Change::Rows(Work { drops, .. }) => {
+                    for (table, day) in drops {
+                        contents.get_mut(table).unwrap().retain(|_, (id, _)| day_of(*id) != *day);
+                    }
                     for (table, rows) in &commit.rows {
                         contents.get_mut(table).unwrap().extend(rows.clone());
                     }
@@ -152,7 +185,7 @@ impl Oracle {
         assert_eq!(version.position.seq, Seq(seq));
         model.id = Some(version.id);
         let mut rows = BTreeMap::new();
-        if let Change::Rows(expected) = &change {
+        if let Change::Rows(Work { rows: expected, .. }) = &change {
             let mut ordinals = Vec::new();
             for (table, found) in hot_rows(version, seq) {
                 ordinals.extend(found.keys().map(|(_, ordinal)| *ordinal));

@@ -22,12 +22,17 @@ fn what_was_acknowledged_is_there_after_anything() {
         sum.recoveries += done.recoveries;
         sum.repairs += done.repairs;
         sum.refused_runs += done.refused_runs;
+        sum.drops += done.drops;
+        sum.conflicts += done.conflicts;
         calls += done.trace.len();
     }
     println!(
-        "{} seeds: {} operations, {} recoveries, {} repairs, {} runs refused on replicas, {} calls of the disks",
+        "{} seeds: {} operations, {} transactions that drop partitions, {} that met a change, {} recoveries, {} repairs, \
+         {} runs refused on replicas, {} calls of the disks",
         seeds.end - seeds.start,
         sum.operations,
+        sum.drops,
+        sum.conflicts,
         sum.recoveries,
         sum.repairs,
         sum.refused_runs,
@@ -37,7 +42,7 @@ fn what_was_acknowledged_is_there_after_anything() {
     if seeds.end - seeds.start >= 30 {
         // Bits flip in the tests of the log alone: what is damaged below the durable mark is refused there.
         assert_eq!(counts.never_active(), [FaultClass::FlippedBit]);
-        assert!(sum.repairs > 0 && sum.refused_runs > 0);
+        assert!(sum.repairs > 0 && sum.refused_runs > 0 && sum.drops > 0 && sum.conflicts > 0);
     }
 }
 

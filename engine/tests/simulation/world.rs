@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tailrace_engine::{
-    Applier, CommitOptions, Durability, Engine, EngineError, Receipt, RepairManifest, TableChoice, Transaction,
-    simulation::PlantedBug,
+    Applier, CommitOptions, Durability, Engine, EngineError, OperationCode, Receipt, RepairManifest, TableChoice,
+    Transaction, simulation::PlantedBug,
 };
 use tailrace_wal::{
     Frame, HistoryId, LogError, PinKey, Seq, Tail,
@@ -22,8 +22,8 @@ use tailrace_wal::{
 
 use crate::{
     node::{End, Node, settle},
-    oracle::{Change, Commit, Oracle, Pending, contents_of},
-    support::{Row, bars, rows, wide_rows},
+    oracle::{BLOCK, Change, Commit, DAYS, History, Oracle, Pending, Work, contents_of, day_of, days_of, partition_of},
+    support::{Identity, Row, bars, rows, wide_rows},
 };
 
 /// What a run may do.
@@ -55,14 +55,22 @@ pub(crate) struct Done {
     pub(crate) choices: u64,
     /// Repairs that brought tables which were chosen again.
     pub(crate) brought: u64,
+    /// Transactions that dropped partitions, and those that met another's change of one.
+    pub(crate) drops: u64,
+    pub(crate) conflicts: u64,
 }
 
 /// A transaction that stays open over other steps.
 struct Open {
     transaction: Transaction,
     history: usize,
-    rows: BTreeMap<String, Vec<Row>>,
+    work: Work,
+    /// Of partitions that are to be replaced: what was seen of them.
+    seen: Vec<(String, i64, PartitionRows)>,
 }
+
+/// The rows of one partition.
+type PartitionRows = BTreeMap<Identity, Row>;
 
 pub(crate) struct World {
     random: StdRng,
@@ -76,6 +84,8 @@ pub(crate) struct World {
     /// Of it: what was skipped and not retried, and what a retry may have taken.
     skipped: BTreeSet<u64>,
     unsure: Option<u64>,
+    /// What may have been skipped when the log failed.
+    unsure_skip: Option<u64>,
     /// Which of its tables are chosen, and what may be.
     choice: Option<(HistoryId, TableChoice)>,
     unsure_choice: Option<TableChoice>,
@@ -92,6 +102,13 @@ pub(crate) struct World {
 enum Outcome {
     Done(Receipt, Durability),
     Failed(EngineError),
+}
+
+/// What a table has on a day.
+fn rows_on(model: &History, table: &str, day: i64) -> PartitionRows {
+    let mut rows = model.contents(model.commits.len()).remove(table).unwrap_or_default();
+    rows.retain(|_, (id, _)| day_of(*id) == day);
+    rows
 }
 
 fn is_dead(error: &EngineError) -> bool {
@@ -115,6 +132,7 @@ impl World {
             following: None,
             skipped: BTreeSet::new(),
             unsure: None,
+            unsure_skip: None,
             choice: None,
             unsure_choice: None,
             open: Vec::new(),
@@ -407,53 +425,92 @@ impl World {
     async fn fill(
         &mut self,
         transaction: &mut Transaction,
-        into: &mut BTreeMap<String, Vec<Row>>,
+        into: &mut Work,
         table: &str,
         wide: bool,
     ) -> Result<(), EngineError> {
         let count = self.random.random_range(1..if wide { 12 } else { 20 });
-        let ids = self.next_row..self.next_row + count;
-        self.next_row += count;
-        let days = self.random.random_range(1..4);
+        let days = self.random.random_range(1..=DAYS);
+        let first = (self.next_row / (BLOCK * DAYS) + 1) * BLOCK * DAYS + (days - 1) * BLOCK;
+        let ids = first..first + count;
+        self.next_row = ids.end;
+        assert_eq!(days_of(first), days);
         let batch = if wide { wide_rows(ids.clone(), days) } else { rows(ids.clone(), days) };
         let note =
             |id: i64| if wide { Some(format!("{id:0500}")) } else { (id % 5 != 0).then(|| format!("note {id}")) };
         transaction.append(table, batch).await?;
-        into.entry(table.to_owned()).or_default().extend(ids.map(|id| (id, note(id))));
+        into.rows.entry(table.to_owned()).or_default().extend(ids.map(|id| (id, note(id))));
         Ok(())
     }
 
     async fn insert(&mut self, history: usize) {
         let Some(table) = self.any_table(history) else { return self.create_table(history).await };
         let name = self.known().histories[history].name.clone();
-        let mut transaction = self.primary.engine().begin(&name).unwrap();
-        let mut rows = BTreeMap::new();
-        for _ in 0..self.random.random_range(1..4) {
+        let transaction = self.primary.engine().begin(&name).unwrap();
+        let mut open = Open { transaction, history, work: Work::default(), seen: Vec::new() };
+        if self.random.random_bool(0.2) && self.drop_partitions(&mut open, &table).await.is_err() {
+            let _ = open.transaction.abort().await;
+            return;
+        }
+        for _ in 0..self.random.random_range(if open.work.drops.is_empty() { 1..4 } else { 0..3 }) {
             let table = if self.random.random_bool(0.3) { self.any_table(history).unwrap() } else { table.clone() };
             let wide = self.random.random_bool(0.15);
-            if self.fill(&mut transaction, &mut rows, &table, wide).await.is_err() {
-                let _ = transaction.abort().await;
+            if self.fill(&mut open.transaction, &mut open.work, &table, wide).await.is_err() {
+                let _ = open.transaction.abort().await;
                 return;
             }
         }
-        self.commit(Open { transaction, history, rows }).await;
+        self.commit(open).await;
+    }
+
+    /// Takes away some days of a table: whatever is there at the commit, or what is there now.
+    async fn drop_partitions(&mut self, open: &mut Open, table: &str) -> Result<(), EngineError> {
+        let model = self.known().histories[open.history].clone();
+        for day in 0..DAYS {
+            if !self.random.random_bool(0.4) {
+                continue;
+            }
+            let key = partition_of(day);
+            if self.random.random_bool(0.5) {
+                open.transaction.drop_partition(table, key).await?;
+            } else {
+                let version = self.primary.engine().version();
+                let Some(database) = version.database(&model.name) else { return Ok(()) };
+                let Some(found) = database.table(table) else { return Ok(()) };
+                let seen = database.seen_partition(found, &key);
+                open.transaction.replace_partition(table, seen).await?;
+                open.seen.push((table.to_owned(), day, rows_on(&model, table, day)));
+            }
+            open.work.drops.insert((table.to_owned(), day));
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, open: Open) {
-        let Open { transaction, history, rows } = open;
+        let Open { transaction, history, work, seen } = open;
         let durability = if self.random.random_bool(0.5) { Durability::Durable } else { Durability::Written };
         let key = self.random.random_bool(0.2).then(|| {
             self.next_key += 1;
             Bytes::from(format!("key {}", self.next_key))
         });
-        let any = !rows.is_empty();
+        let any = !work.rows.is_empty() || !work.drops.is_empty();
+        let drops = !work.drops.is_empty();
+        let model = self.known().histories[history].clone();
+        let changed = seen.iter().any(|(table, day, rows)| rows_on(&model, table, *day) != *rows);
         if any {
-            self.expect(history, Change::Rows(rows), key.clone());
+            self.expect(history, Change::Rows(work), key.clone());
         }
         let options = CommitOptions { durability: Some(durability), idempotency_key: key };
         let outcome = match transaction.commit(options).await {
-            Ok(receipt) => Outcome::Done(receipt, durability),
-            Err(error) => Outcome::Failed(error),
+            Ok(receipt) => {
+                assert!(!changed, "a partition that somebody else had changed was replaced");
+                self.done.drops += u64::from(drops);
+                Outcome::Done(receipt, durability)
+            }
+            Err(error) => {
+                self.done.conflicts += u64::from(changed && matches!(error, EngineError::Conflict(_)));
+                Outcome::Failed(error)
+            }
         };
         if any {
             self.settle_call(outcome).await;
@@ -466,15 +523,19 @@ impl World {
         }
         let Some(table) = self.any_table(history) else { return };
         let name = self.known().histories[history].name.clone();
-        let mut transaction = self.primary.engine().begin(&name).unwrap();
-        let mut rows = BTreeMap::new();
+        let transaction = self.primary.engine().begin(&name).unwrap();
+        let mut open = Open { transaction, history, work: Work::default(), seen: Vec::new() };
+        if self.random.random_bool(0.3) && self.drop_partitions(&mut open, &table).await.is_err() {
+            let _ = open.transaction.abort().await;
+            return;
+        }
         for _ in 0..self.random.random_range(1..4) {
-            if self.fill(&mut transaction, &mut rows, &table, true).await.is_err() {
-                let _ = transaction.abort().await;
+            if self.fill(&mut open.transaction, &mut open.work, &table, true).await.is_err() {
+                let _ = open.transaction.abort().await;
                 return;
             }
         }
-        self.open.push(Open { transaction, history, rows });
+        self.open.push(open);
     }
 
     async fn go_on(&mut self) {
@@ -486,9 +547,9 @@ impl World {
         match self.random.random_range(0..5) {
             0 => drop(open.transaction.abort().await),
             1 | 2 => {
-                let tables: Vec<String> = open.rows.keys().cloned().collect();
+                let tables: Vec<String> = open.work.rows.keys().cloned().collect();
                 let table = tables[self.random.random_range(0..tables.len())].clone();
-                match self.fill(&mut open.transaction, &mut open.rows, &table, true).await {
+                match self.fill(&mut open.transaction, &mut open.work, &table, true).await {
                     Ok(()) => self.open.push(open),
                     Err(_) => drop(open.transaction.abort().await),
                 }
@@ -507,7 +568,7 @@ impl World {
         let commit = keyed[self.random.random_range(0..keyed.len())];
         let Some(table) = self.any_table(history) else { return };
         let mut transaction = self.primary.engine().begin(&model.name).unwrap();
-        if self.fill(&mut transaction, &mut BTreeMap::new(), &table, false).await.is_err() {
+        if self.fill(&mut transaction, &mut Work::default(), &table, false).await.is_err() {
             return;
         }
         let options = CommitOptions { durability: Some(Durability::Durable), idempotency_key: commit.key.clone() };
@@ -773,7 +834,8 @@ impl World {
                 Err(LogError::Io { .. }) => break,
                 Err(error) => panic!("read: {error}"),
             };
-            let ddl = frame.payload.directory.parts.iter().any(|part| part.rows == 0);
+            let mut parts = frame.payload.directory.parts.iter();
+            let ddl = parts.any(|part| !OperationCode(part.operation).is_of_rows());
             if ddl && !self.commit_run(applier, &mut run).await? {
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use tailrace_engine::{Applied, Applier, EngineError, Operation, Prepared};
+use tailrace_engine::{Applied, Applier, EngineError, OperationCode, Prepared};
 use tailrace_wal::{HistoryHeader, Payload, Position, RecordKind, Seq};
 
 use super::{link::Records, workers::Workers};
@@ -325,7 +325,7 @@ fn prepare(
 
 /// Whether what follows must wait until this was committed: it may change what tables there are.
 fn is_ddl(payload: &Payload) -> bool {
-    payload.directory.parts.iter().any(|part| part.operation != Operation::Append.code())
+    payload.directory.parts.iter().any(|part| !OperationCode(part.operation).is_of_rows())
 }
 
 /// Waits for a future that may not be there.

@@ -2,11 +2,12 @@
 //!
 //! A statement pins one version of all databases ([`PinnedVersion`]); [`table`] plans its scans over it: partitions
 //! and datafiles that cannot hold wanted rows are left out ([`pruning`]), the rest are rows in memory ([`hot`]) and
-//! Parquet files ([`cold`]).
+//! Parquet files ([`cold`]). [`partition_rows`] reads one partition of a table.
 
 mod catalog;
 mod cold;
 mod hot;
+pub(crate) mod partition_rows;
 mod pruning;
 mod statistics;
 mod table;

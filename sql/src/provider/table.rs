@@ -11,7 +11,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType},
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
-use tailrace_engine::{Chunk, Datafile, Engine, LeftOut, TableVersion, Version};
+use tailrace_engine::{Chunk, Datafile, Engine, LeftOut, PartitionKey, TableVersion, Version};
 
 use super::{PinnedVersion, cold, hot, pruning::Pruner};
 use crate::SqlError;
@@ -23,6 +23,8 @@ pub(crate) struct Table {
     database: String,
     planned: Arc<TableVersion>,
     schema: SchemaRef,
+    /// `None`: all partitions.
+    only: Option<PartitionKey>,
 }
 
 /// What of a table a scan reads.
@@ -37,7 +39,17 @@ pub(crate) struct Selection {
 impl Table {
     pub(crate) fn new(engine: Arc<Engine>, database: &str, planned: &Arc<TableVersion>) -> Self {
         let schema = public_schema(planned);
-        Self { engine, database: database.to_owned(), planned: planned.clone(), schema }
+        Self { engine, database: database.to_owned(), planned: planned.clone(), schema, only: None }
+    }
+
+    /// One partition of it.
+    pub(super) fn of_partition(
+        engine: Arc<Engine>,
+        database: &str,
+        planned: &Arc<TableVersion>,
+        key: PartitionKey,
+    ) -> Self {
+        Self { only: Some(key), ..Self::new(engine, database, planned) }
     }
 
     /// An error that says why, where the table's rows are left out here: it is not empty.
@@ -67,7 +79,10 @@ impl Table {
         match table {
             Some(table) if table.table == *planned => {
                 self.check_here(&version).map_err(|error| DataFusionError::External(Box::new(error)))?;
-                Ok(table.clone())
+                Ok(match &self.only {
+                    Some(key) => Arc::new(table.only(key)),
+                    None => table.clone(),
+                })
             }
             _ => {
                 let error = SqlError::new(

@@ -1,13 +1,14 @@
 //! Statements: what a client may say, and what each does.
 //!
 //! [`parse`] turns text into checked [`Kind`]s: an allowlist, everything else is refused by name. Each kind runs in a
-//! file of its own: [`query`] (its columns' names: [`heading`]), [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`],
+//! file of its own: [`query`] (its columns' names: [`heading`]), [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`], [`drop_partition`],
 //! [`settings`], [`transaction`] (with [`synchronous`], who must have it), [`call`]. Rows on their way into a table pass [`cast`].
 
 pub(crate) mod call;
 pub(crate) mod cast;
 pub(crate) mod copy;
 pub(crate) mod ddl;
+pub(crate) mod drop_partition;
 pub(crate) mod guard;
 pub(crate) mod heading;
 pub(crate) mod insert;
@@ -63,6 +64,8 @@ pub(crate) enum Kind {
     Insert(insert::Insert),
     /// COPY … FROM.
     Copy(copy::Copy),
+    /// ALTER TABLE … DROP PARTITION.
+    DropPartition(drop_partition::DropPartition),
     /// CREATE DATABASE.
     CreateDatabase {
         /// Name.
@@ -134,6 +137,7 @@ impl Statement {
             Kind::Explain { .. } => "EXPLAIN",
             Kind::Insert(_) => "INSERT",
             Kind::Copy(_) => "COPY",
+            Kind::DropPartition(_) => "ALTER TABLE",
             Kind::CreateDatabase { .. } => "CREATE DATABASE",
             Kind::DropDatabase { .. } => "DROP DATABASE",
             Kind::CreateTable { .. } => "CREATE TABLE",

@@ -13,8 +13,8 @@ use datafusion::sql::sqlparser::{
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
 use super::{
-    Kind, Statement, copy::Copy, ddl, heading::keep_names, insert::Insert, name, name::TableName, refuse::refuse,
-    settings,
+    Kind, Statement, copy::Copy, ddl, drop_partition::DropPartition, heading::keep_names, insert::Insert, name,
+    name::TableName, refuse::refuse, settings,
 };
 use crate::{Result, SqlError, error::syntax_error, system::rewrite_catalog_query};
 
@@ -76,6 +76,7 @@ impl Parser {
                 Kind::CreateDatabase { name: name::single(db_name, "database")?, if_not_exists }
             }
             Ast::CreateTable(create) => ddl::check_create_table(create)?,
+            Ast::AlterTable(alter) => DropPartition::check(alter)?,
             Ast::Drop { object_type, if_exists, names, restrict, purge, temporary, .. }
                 if matches!(object_type, ObjectType::Table | ObjectType::Database) && !purge && !temporary =>
             {

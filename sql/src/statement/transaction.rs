@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use parking_lot::Mutex;
-use tailrace_engine::{CommitOptions, Engine, Transaction};
+use tailrace_engine::{CommitOptions, Engine, PartitionKey, Transaction};
 
 use super::{guard::Guard, settings::Settings};
 use crate::{Notice, Outcome, Result, Session, SqlError};
@@ -73,6 +73,11 @@ impl Write {
     /// Adds rows.
     pub(crate) async fn append(&mut self, table: &str, batch: RecordBatch) -> Result<()> {
         Ok(self.transaction.append(table, batch).await?)
+    }
+
+    /// Drops a partition.
+    pub(crate) async fn drop_partition(&mut self, table: &str, key: PartitionKey) -> Result<()> {
+        Ok(self.transaction.drop_partition(table, key).await?)
     }
 
     /// Commits as the session's `synchronous_commit` says; a warning tells what replicas did not do in time. The guard

@@ -4,6 +4,7 @@
 mod copy;
 mod ddl;
 mod digests;
+mod drop_partition;
 mod feed;
 mod insert;
 mod node;

@@ -87,6 +87,8 @@ impl World {
         let first = applier.skip(frame.header, frame.payload.clone(), reason()).await;
         self.replica.disk.heal();
         if self.replica.engine().log().status().poisoned {
+            // Its record may be there all the same, with its letter.
+            self.unsure_skip = Some(seq.0);
             return false;
         }
         if first.is_err() {
@@ -141,6 +143,7 @@ impl World {
 
     /// After a start: what was not durable is not there, and was not skipped either.
     pub(super) fn skips_recovered(&mut self) {
+        let unsure_skip = self.unsure_skip.take();
         let Some(history) = self.following else { return self.skipped.clear() };
         let engine = self.replica.engine();
         // With a history its letters end.
@@ -151,6 +154,7 @@ impl World {
         {
             self.skipped.remove(&unsure);
         }
+        self.skipped.extend(unsure_skip.filter(|seq| self.letters().contains(seq)));
         // Letters that nothing names went with the start.
         assert_eq!(self.letter_files(), self.skipped.len());
     }
