@@ -38,6 +38,7 @@ mod tables;
 mod tail;
 mod topologies;
 mod tutorial_page;
+mod verify;
 #[allow(dead_code, reason = "shared with the tests of faults")]
 #[path = "../chaos/volume.rs"]
 mod volume;
