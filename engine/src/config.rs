@@ -20,7 +20,8 @@ pub struct EngineConfig {
     pub archive: Option<ArchiveConfig>,
     /// When a commit that does not say otherwise is acknowledged. Default sync.
     pub persistence: Persistence,
-    /// Memtable size at which a flush starts; at twice this, writers wait. Default 256 MiB.
+    /// Memtable size at which a flush starts; at twice this, writers wait. Of a followed database's open transactions as
+    /// much again is in memory at most; what is beyond waits in the log. Default 256 MiB.
     pub memtable_bytes: u64,
     /// Arrow kept in memory for recently flushed datafiles. Default 1 GiB.
     pub cache_bytes: u64,

@@ -44,6 +44,17 @@ pub enum EngineError {
     /// The transaction was aborted because it was idle or too large.
     #[error("{0}")]
     TransactionAborted(String),
+    /// What a primary sends of an open transaction is larger than this node takes.
+    #[error(
+        "an open transaction of database {database:?} is larger than engine.transaction_max_bytes of this node ({bytes_max} \
+         bytes)"
+    )]
+    TransactionTooLarge {
+        /// The database.
+        database: String,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The database is stopped; the reason says what to do.
     #[error("database {database:?} is stopped: {reason}")]
     DatabaseStopped {

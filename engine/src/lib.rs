@@ -106,6 +106,7 @@ pub use digest::{
 };
 pub use engine::{Engine, EngineSeams, MemoryStatus, ReplicationSwitches, StartReport};
 pub use error::{EngineError, Result};
+pub use held::OpenFragments;
 pub use history::{EpochEntry, HistoryInfo};
 pub use ids::{ColumnId, Ordinal, SchemaVersion, TableId};
 pub use manifest::{DatabaseFacts, ManifestFacts};

@@ -172,7 +172,8 @@ impl<'a> Replay<'a> {
                 entry.registration.get_or_insert_with(|| self.engine.open.register(frame.lsn));
                 // A transaction whose first fragments are not retained was over before the last flush.
                 if entry.fragments.len() == number {
-                    entry.logged(HeldFragment { header: frame.header, payload: frame.payload, effects: None });
+                    entry.logged(HeldFragment::new(frame.header, frame.payload, None, Some(frame.lsn)));
+                    held.spill(self.engine.config.memtable_bytes);
                 }
             }
             RecordKind::Abort => {
@@ -192,7 +193,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn commit(&mut self, database: &Arc<Database>, frame: &Frame, fragments: Vec<HeldFragment>) -> Result<()> {
+    fn commit(&mut self, database: &Arc<Database>, frame: &Frame, mut fragments: Vec<HeldFragment>) -> Result<()> {
         let version = database.version();
         let header = &frame.header;
         if header.seq <= version.position.seq {
@@ -201,12 +202,13 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         check_continues(&version.position, frame)?;
+        fragments.iter_mut().try_for_each(|fragment| fragment.recall(&self.engine.log, None))?;
         let (mut effects, directories, bytes, skipped) = if frame.skipped {
             let letter = self.letter(&version, frame, &fragments);
-            let payloads = fragments.iter().map(|fragment| &fragment.payload).chain([&frame.payload]);
+            let payloads = fragments.iter().map(HeldFragment::payload).chain([Ok(&frame.payload)]);
             (
                 Vec::new(),
-                payloads.map(|payload| payload.directory.clone()).collect(),
+                payloads.map(|payload| payload.map(|payload| payload.directory.clone())).collect::<Result<_>>()?,
                 letter.bytes,
                 Some(Box::new(letter)),
             )
@@ -216,7 +218,7 @@ impl<'a> Replay<'a> {
             (effects, directories, bytes, None)
         };
         for fragment in self.aborted.drain(..) {
-            effects.extend(decode_effects(&version, &fragment.payload, Origin::Log)?);
+            effects.extend(decode_effects(&version, fragment.payload()?, Origin::Log)?);
         }
         self.engine.apply_all(
             database,
@@ -249,7 +251,7 @@ impl Replay<'_> {
     fn letter(&self, version: &DatabaseVersion, frame: &Frame, fragments: &[HeldFragment]) -> DeadLetter {
         self.engine.letters.describe(frame.header.history, frame.header.seq).unwrap_or_else(|error| {
             tracing::error!(database = version.name, task = %frame.header.seq, %error, "a dead letter is not there");
-            let fragments = fragments.iter().map(|fragment| (fragment.header, fragment.payload.clone()));
+            let fragments = fragments.iter().filter_map(|held| Some((held.header, held.payload().ok()?.clone())));
             let records: Vec<_> = fragments.chain([(frame.header, frame.payload.clone())]).collect();
             let reason = format!("unknown: {error}");
             let letter = DeadLetter::of(version, &records, &reason, self.engine.clock.now());

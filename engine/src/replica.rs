@@ -15,7 +15,10 @@ use crate::{
     database::Database,
     ddl::empty_version,
     effect::{Committed, Effect, Origin, decode_effects, invalid},
-    held::{HeldFragment, HeldTransaction, TransactionKey, assemble, check_fragments, transaction_key},
+    held::{
+        HeldFragment, HeldTransaction, OpenFragments, TransactionKey, assemble, check_fragments, decode_fragment,
+        transaction_key,
+    },
 };
 
 /// Applies one followed history. One exists per history; calls to `commit` come one at a time, `prepare` in parallel.
@@ -123,11 +126,7 @@ impl Applier {
                     return Ok(None);
                 }
                 drop(held);
-                // One that cannot be taken is held all the same: what fails, or is skipped, is its transaction, which
-                // has a seq once it commits.
-                decode_effects(&version, &payload, Origin::Peer)
-                    .ok()
-                    .filter(|effects| !effects.iter().any(Effect::is_ddl))
+                decode_fragment(&version, &payload)
             }
             RecordKind::Abort => {
                 let over = header.seq < here && complete_from == Seq::ZERO;
@@ -288,35 +287,49 @@ impl Engine {
         self.databases_changed();
     }
 
-    async fn commit_run(self: Arc<Self>, database: Arc<Database>, mut run: Vec<Prepared>) -> Result<Applied> {
+    async fn commit_run(self: Arc<Self>, database: Arc<Database>, run: Vec<Prepared>) -> Result<Applied> {
         let _one_at_a_time = database.following.lock().await;
+        let done = self.commit_checked(&database, run).await;
+        if done.is_err() {
+            // What was brought back for a commit would wait in memory for the next attempt.
+            database.held.lock().spill(self.config.memtable_bytes);
+        }
+        done
+    }
+
+    async fn commit_checked(&self, database: &Arc<Database>, mut run: Vec<Prepared>) -> Result<Applied> {
         // Nothing is held yet that others wait for.
-        self.write_letters(&database, &mut run).await?;
+        self.recall_fragments(database, &run).await?;
+        self.write_letters(database, &mut run).await?;
         self.memtable.room().await?;
         let latch = database.latch.read().await;
         let gate = self.gate.read().await;
         self.check_open()?;
         let before = database.version();
-        check_followed(&database, &before)?;
-        let steps = check_run(&database, &before, run)?;
-        let (written, failure) = self.append_steps(&database, steps).await;
-        let committed = self.take_written(&database, written);
-        if failure.is_some() {
-            database.held.lock().unregister_unlogged();
+        check_followed(database, &before)?;
+        let steps = check_run(database, &before, run, self.config.transaction_max_bytes)?;
+        let (written, failure) = self.append_steps(database, steps).await;
+        let committed = self.take_written(database, written);
+        {
+            let mut held = database.held.lock();
+            if failure.is_some() {
+                held.unregister_unlogged();
+            }
+            held.spill(self.config.memtable_bytes);
         }
         let any = !committed.is_empty();
         if any {
-            self.apply_all(&database, committed);
+            self.apply_all(database, committed);
         }
         drop((gate, latch));
         let after = database.version();
         let ended = database.applying.lock().ended;
         if ended {
-            self.abort_held(&database).await;
+            self.abort_held(database).await;
             if !after.skipped.is_empty() {
                 self.forget_letters(database.id).await;
             }
-            self.record_end(&database).await?;
+            self.record_end(database).await?;
         }
         if let Some(reason) = &after.stopped {
             return Err(EngineError::DatabaseStopped { database: after.name.clone(), reason: reason.clone() });
@@ -335,6 +348,28 @@ impl Engine {
         }
     }
 
+    /// Brings back into memory what the commits of a run need of fragments that are in the log alone.
+    async fn recall_fragments(&self, database: &Arc<Database>, run: &[Prepared]) -> Result<()> {
+        for Prepared { header, .. } in run.iter().filter(|record| record.header.kind == RecordKind::Commit) {
+            let key = transaction_key(header);
+            let mut spilled = database.held.lock().spilled(&key);
+            let Some(last) = spilled.iter().filter_map(|fragment| fragment.lsn).max() else { continue };
+            self.sync_upto(last).await?;
+            let (log, version) = (self.log.clone(), database.version());
+            let recalled = tokio::task::spawn_blocking(move || {
+                spilled.iter_mut().try_for_each(|fragment| fragment.recall(&log, Some(&version))).map(|()| spilled)
+            });
+            let recalled = recalled.await.map_err(|_| EngineError::Closed)??;
+            database.held.lock().put_back(&key, recalled);
+        }
+        Ok(())
+    }
+
+    /// What open transactions hold of a history that is followed here.
+    pub fn open_fragments(&self, history: HistoryId) -> OpenFragments {
+        self.database(history).map(|database| database.held.lock().open()).unwrap_or_default()
+    }
+
     /// Keeps what is to be skipped, durably, before its record is written: the log may be truncated.
     async fn write_letters(&self, database: &Arc<Database>, run: &mut [Prepared]) -> Result<()> {
         for Prepared { header, payload, skip, .. } in run {
@@ -342,8 +377,9 @@ impl Engine {
             let version = database.version();
             check_continues(&version, header)?;
             let fragments = database.held.lock().get(&transaction_key(header)).map(|held| held.fragments.clone());
+            let fragments = fragments.iter().flatten();
             let mut records: Vec<(HistoryHeader, Payload)> =
-                fragments.into_iter().flatten().map(|fragment| (fragment.header, fragment.payload)).collect();
+                fragments.map(|fragment| Ok((fragment.header, fragment.payload()?.clone()))).collect::<Result<_>>()?;
             check_fragments(header, payload, records.iter().map(|(_, payload)| payload.hash))?;
             records.push((*header, payload.clone()));
             **letter = DeadLetter::of(&version, &records, &letter.reason, letter.skipped_at);
@@ -404,7 +440,8 @@ impl Engine {
             let key = transaction_key(&step.header);
             match step.action {
                 Action::Hold { effects } => {
-                    held.entry(key).logged(HeldFragment { header: step.header, payload: step.payload, effects });
+                    let lsn = Some(written.lsn);
+                    held.entry(key).logged(HeldFragment::new(step.header, step.payload, effects, lsn));
                 }
                 Action::Abort => {
                     held.remove(&key);
@@ -470,7 +507,12 @@ fn check_followed(database: &Arc<Database>, version: &DatabaseVersion) -> Result
 }
 
 /// Checks a whole run before anything of it is appended: what is appended can be applied.
-fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<Prepared>) -> Result<Vec<Step>> {
+fn check_run(
+    database: &Arc<Database>,
+    version: &Arc<DatabaseVersion>,
+    run: Vec<Prepared>,
+    bytes_max: u64,
+) -> Result<Vec<Step>> {
     let held = database.held.lock();
     let complete_from = database.applying.lock().complete_from;
     let mut scratch = DatabaseVersion::clone(version);
@@ -499,7 +541,11 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                 if number != count {
                     continue;
                 }
-                let fragment = HeldFragment { header, payload: payload.clone(), effects: effects.clone() };
+                let fragment = HeldFragment::new(header, payload.clone(), effects.clone(), None);
+                let earlier = fresh.get(&key).into_iter().flatten().map(|fragment| fragment.part_bytes).sum::<u64>();
+                if before.map_or(0, HeldTransaction::part_bytes) + earlier + fragment.part_bytes > bytes_max {
+                    return Err(EngineError::TransactionTooLarge { database: version.name.clone(), bytes_max });
+                }
                 // Once some of its fragments wait in memory only, the others join them: the log gets them in order.
                 let waits = before.is_some_and(HeldTransaction::waits) || early.iter().any(|(early, _)| *early == key);
                 if header.seq < complete_from || waits {
@@ -540,16 +586,16 @@ fn check_run(database: &Arc<Database>, version: &Arc<DatabaseVersion>, run: Vec<
                 fragments.extend(fresh.remove(&key).unwrap_or_default());
                 over.push(key);
                 early.retain(|(early, _)| *early != key);
-                check_fragments(&header, &payload, fragments.iter().map(|fragment| fragment.payload.hash))?;
+                check_fragments(&header, &payload, fragments.iter().map(|fragment| fragment.hash))?;
                 if waits {
                     // From here on the log needs them. Some may be there, from an attempt that found no space.
                     for fragment in fragments.iter().skip(logged) {
                         let action = Action::Hold { effects: None };
-                        steps.push(Step { header: fragment.header, payload: fragment.payload.clone(), action });
+                        steps.push(Step { header: fragment.header, payload: fragment.payload()?.clone(), action });
                     }
                 }
                 let body = match skip {
-                    Some(letter) => skipped_body(&payload, fragments, letter),
+                    Some(letter) => skipped_body(&payload, &fragments, letter)?,
                     None => {
                         let (effects, directories, bytes) =
                             assemble(&scratch, &header, &payload, effects, fragments, Origin::Peer)?;
@@ -630,8 +676,9 @@ fn advance(scratch: &mut DatabaseVersion, header: &HistoryHeader, body: &Body) -
 }
 
 /// A transaction that is left out: nothing of it is decoded.
-fn skipped_body(payload: &Payload, fragments: Vec<HeldFragment>, letter: Box<DeadLetter>) -> Body {
-    let mut directories: Vec<_> = fragments.into_iter().map(|fragment| fragment.payload.directory).collect();
+fn skipped_body(payload: &Payload, fragments: &[HeldFragment], letter: Box<DeadLetter>) -> Result<Body> {
+    let directories = fragments.iter().map(|fragment| Ok(fragment.payload()?.directory.clone()));
+    let mut directories = directories.collect::<Result<Vec<_>>>()?;
     directories.push(payload.directory.clone());
-    Body { effects: Vec::new(), directories, bytes: letter.bytes, skipped: Some(letter) }
+    Ok(Body { effects: Vec::new(), directories, bytes: letter.bytes, skipped: Some(letter) })
 }

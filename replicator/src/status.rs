@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tailrace_engine::TaskInfo;
+use tailrace_engine::{OpenFragments, TaskInfo};
 use tailrace_wal::{CommitTime, HistoryId, PinState, Seq};
 
 /// State of a database's replication, or of the cluster's.
@@ -165,6 +165,8 @@ pub struct FollowedDatabaseStatus {
     pub failed_task: Option<Seq>,
     /// The tables that are chosen, by name; `None`: all.
     pub tables: Option<BTreeSet<String>>,
+    /// What is here of transactions that have not been committed at the primary.
+    pub open: OpenFragments,
 }
 
 /// On the replica: the cluster.

@@ -38,10 +38,10 @@ key = "tls/node.key"
 # archive_interval = "5min"         # how far the archive may be behind
 
 [engine]
-# memtable_bytes = "256MiB"         # flush when this much is in memory …
+# memtable_bytes = "256MiB"         # flush when this much is in memory (a replica: and as much of open transactions) …
 # flush_age = "60s"                 # … or this old
 # cache_bytes = "1GiB"              # recently written partitions, kept in memory after their flush
-# transaction_max_bytes = "16GiB"
+# transaction_max_bytes = "16GiB"    # of one transaction; a replica needs what its primary has
 # transaction_max_age = "10min"     # how long a large open transaction may be idle
 
 [query]

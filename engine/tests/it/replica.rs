@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tailrace_engine::{Applied, Applier, CommitOptions, Engine, EngineError, Role};
+use tailrace_engine::{Applied, Applier, CommitOptions, Engine, EngineError, OpenFragments, Role};
 use tailrace_wal::{Frame, HistoryId, RecordKind, Seq};
 
 use crate::support::*;
@@ -142,6 +142,129 @@ async fn a_follower_restarts_in_the_middle_of_fragments() {
     let first = copied[0].header;
     let original: Vec<_> = frames.iter().map(|frame| frame.header).skip_while(|header| *header != first).collect();
     assert_eq!(copied.iter().map(|frame| frame.header).collect::<Vec<_>>(), original);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_transactions_larger_than_memory_allows_wait_in_the_log() {
+    const MEMORY: u64 = 6_000;
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut fragmented = config(dir_a.path());
+    fragmented.fragment_bytes = 1_000;
+    let (a, _) = open_with(fragmented).await;
+    market(&a).await;
+    let id = market_id(&a);
+    let mut long = a.begin("market").unwrap();
+    for start in 0..20 {
+        long.append("bars", rows(start * 50..start * 50 + 50, 3)).await.unwrap();
+        insert(&a, "bars", rows(5_000 + start..5_001 + start, 1)).await;
+    }
+    long.commit(CommitOptions::default()).await.unwrap();
+    let frames = records(&a, id, Seq(0)).await;
+    let fragments = frames.iter().filter(|frame| frame.header.kind == RecordKind::Fragment);
+    let bytes: u64 = fragments.map(|frame| frame.payload.encoded_len() as u64).sum();
+    assert!(bytes > 4 * MEMORY, "the transaction has {bytes} bytes");
+    let (commit, before) = frames.split_last().unwrap();
+    assert!(commit.header.fragment.0 > 10, "the last record is its commit");
+
+    let small = || {
+        let mut small = config(dir_b.path());
+        small.memtable_bytes = MEMORY;
+        small
+    };
+    let (mut b, _) = open_with(small()).await;
+    let mut applier = b.follow(id, "market", "site-a").await.unwrap();
+    for (number, frame) in before.iter().enumerate() {
+        feed(&applier, std::slice::from_ref(frame)).await;
+        let open = b.open_fragments(id);
+        assert!(open.memory_bytes <= MEMORY, "{open:?} after record {number}");
+        if number == before.len() / 2 {
+            // Replay keeps to it as well.
+            b.shutdown().await.unwrap();
+            drop((applier, b));
+            b = open_with(small()).await.0;
+            applier = b.follow(id, "market", "site-a").await.unwrap();
+            let again = b.open_fragments(id);
+            assert_eq!((again.transactions, again.bytes), (open.transactions, open.bytes));
+            assert!(again.memory_bytes <= MEMORY, "{again:?}");
+        }
+    }
+    assert_eq!((b.open_fragments(id).transactions, b.open_fragments(id).bytes), (1, bytes));
+    feed(&applier, std::slice::from_ref(commit)).await;
+    assert_equal(&a, &b).await;
+    assert_eq!(b.open_fragments(id), OpenFragments::default());
+
+    // From the log alone, once more.
+    b.shutdown().await.unwrap();
+    drop((applier, b));
+    let (b, _) = open_with(small()).await;
+    assert_equal(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_lets_go_of_what_waits_in_the_log() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut fragmented = config(dir_a.path());
+    fragmented.fragment_bytes = 1_000;
+    let (a, _) = open_with(fragmented).await;
+    market(&a).await;
+    let id = market_id(&a);
+    let (mut kept, mut aborted) = (a.begin("market").unwrap(), a.begin("market").unwrap());
+    for start in 0..10 {
+        kept.append("bars", rows(start * 50..start * 50 + 50, 3)).await.unwrap();
+        aborted.append("bars", rows(5_000 + start * 50..5_050 + start * 50, 3)).await.unwrap();
+    }
+    // Nothing fits into memory.
+    let mut none = config(dir_b.path());
+    none.memtable_bytes = 1;
+    let (b, _) = open_with(none).await;
+    let applier = b.follow(id, "market", "site-a").await.unwrap();
+    catch_up(&a, &applier).await;
+    let both = b.open_fragments(id);
+    assert_eq!((both.transactions, both.memory_bytes), (2, 0));
+    aborted.abort().await.unwrap();
+    catch_up(&a, &applier).await;
+    let one = b.open_fragments(id);
+    assert_eq!((one.transactions, one.memory_bytes), (1, 0));
+    assert!(one.bytes < both.bytes, "{one:?} of {both:?}");
+    kept.commit(CommitOptions::default()).await.unwrap();
+    catch_up(&a, &applier).await;
+    assert_eq!(b.open_fragments(id), OpenFragments::default());
+    assert_equal(&a, &b).await;
+    // Nothing holds the log for them any more.
+    b.log().roll().await.unwrap();
+    insert(&a, "bars", rows(9_000..9_001, 1)).await;
+    catch_up(&a, &applier).await;
+    b.flush().await.unwrap();
+    assert!(b.log().retained_after(id).unwrap() > Seq(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_beyond_the_limit_is_refused_by_name() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut fragmented = config(dir_a.path());
+    fragmented.fragment_bytes = 1_000;
+    let (a, _) = open_with(fragmented).await;
+    market(&a).await;
+    let mut long = a.begin("market").unwrap();
+    for start in 0..10 {
+        long.append("bars", rows(start * 50..start * 50 + 50, 3)).await.unwrap();
+    }
+    long.commit(CommitOptions::default()).await.unwrap();
+    let mut limited = config(dir_b.path());
+    limited.transaction_max_bytes = 5_000;
+    let (b, _) = open_with(limited).await;
+    let applier = b.follow(market_id(&a), "market", "site-a").await.unwrap();
+    let mut refusal = None;
+    for frame in records(&a, market_id(&a), Seq(0)).await {
+        let prepared = applier.prepare(frame.header, frame.payload.clone()).unwrap().unwrap();
+        if let Err(error) = applier.commit(vec![prepared]).await {
+            refusal = Some(error);
+            break;
+        }
+    }
+    let refusal = refusal.unwrap();
+    assert!(matches!(refusal, EngineError::TransactionTooLarge { bytes_max: 5_000, .. }), "{refusal}");
+    assert!(refusal.to_string().contains("engine.transaction_max_bytes of this node (5000 bytes)"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -535,6 +535,12 @@ impl Database {
         let details = format!(
             "{reason}; attempt {} of {most} failed, the next follows in {} ms",
             self.failures,
+            // Nor does skipping: it has no seq yet.
+            EngineError::TransactionTooLarge { .. } => {
+                let remedy =
+                    "raise engine.transaction_max_bytes of this node to its primary's and restart it".to_owned();
+                self.block(ReplicationState::Stopped, error.to_string(), remedy);
+            }
             pause.as_millis()
         );
         tracing::warn!(database = self.face.name, details, "a task of a followed database failed");

@@ -176,7 +176,8 @@ impl Follower {
         let (version, now) = (self.shared.engine.version(), self.shared.engine.clock().monotonic());
         let shown = |face: &Arc<Face>| {
             let here = version.database(&face.name).filter(|database| database.id == face.history);
-            face.show(disabled.as_ref(), here.map(|database| &**database), now)
+            let open = self.shared.engine.open_fragments(face.history);
+            face.show(disabled.as_ref(), here.map(|database| &**database), open, now)
         };
         let databases: Vec<_> = self.shared.faces().iter().filter_map(shown).collect();
         let all_stopped =

@@ -128,6 +128,7 @@ impl Database {
                 EngineError::Closed
                     | EngineError::Forked(_)
                     | EngineError::DatabaseStopped { .. }
+                    | EngineError::TransactionTooLarge { .. }
                     | EngineError::Log(LogError::Poisoned { .. } | LogError::Forked { .. } | LogError::Closed)
             );
         self.applier.as_ref().filter(|_| !is_of_node).map(|applier| applier.position().0.seq.next())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tailrace_engine::{DatabaseVersion, Divergence};
+use tailrace_engine::{DatabaseVersion, Divergence, OpenFragments};
 use tailrace_wal::{CommitTime, HistoryId, Seq};
 use tokio::sync::watch;
 
@@ -230,6 +230,7 @@ impl Face {
         &self,
         disabled: Option<&(String, String, CommitTime)>,
         here: Option<&DatabaseVersion>,
+        open: OpenFragments,
         monotonic: Duration,
     ) -> Option<FollowedDatabaseStatus> {
         let standing = self.standing.lock().clone();
@@ -254,6 +255,7 @@ impl Face {
             next_try: standing.failing.next_try,
             failed_task: standing.failing.task,
             tables: here.and_then(|here| here.choice().names().cloned()),
+            open,
         };
         if let Some(awaited) = here.map(|here| here.awaited_tables()).filter(|awaited| !awaited.is_empty()) {
             let reason =

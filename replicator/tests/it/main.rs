@@ -6,6 +6,8 @@
 //! | `states` | failing tasks: one database stops alone; skip, retry, repair |
 //! | `newer_primary` | an operation that this version does not know: never passed over in silence |
 //! | `flow` | raw or compressed as the link is, limits of rate and memory |
+//! | `long_transactions` | larger than a replica's memory, or than it takes |
+//! | `tables` | a choice of tables |
 //! | `slow_link` | 100 ms away, with a link that stalls (`relay`) |
 //! | `admission`, `trouble` | who may attach; what is refused |
 //! | `verify` | a replica compared with its primary |
@@ -15,6 +17,7 @@ mod admission;
 mod feeds;
 mod flow;
 mod lifecycle;
+mod long_transactions;
 mod newer_primary;
 mod relay;
 mod slow_link;

@@ -84,6 +84,16 @@ impl Site {
         Self { name: name.to_owned(), tls: authority.issue(name), engine, dir }
     }
 
+    /// With other settings of the engine than the tests' own; a restart takes those again.
+    pub async fn with(authority: &Authority, name: &str, change: impl FnOnce(&mut EngineConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = small(&dir);
+        change(&mut config);
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        let engine = Engine::open(config, seams).await.unwrap().0;
+        Self { name: name.to_owned(), tls: authority.issue(name), engine, dir }
+    }
+
     /// Closes the engine and opens it again, as after an orderly restart.
     pub async fn restart(&mut self) {
         self.engine.shutdown().await.unwrap();
@@ -224,12 +234,16 @@ impl Site {
 }
 
 async fn open(dir: &TempDir) -> Arc<Engine> {
+    let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+    Engine::open(small(dir), seams).await.unwrap().0
+}
+
+fn small(dir: &TempDir) -> EngineConfig {
     let mut config = EngineConfig::new(dir.path());
     config.flush_age = Duration::from_secs(3600);
     config.fragment_bytes = 64 << 10;
     config.wal.segment_bytes = 1 << 20;
-    let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
-    Engine::open(config, seams).await.unwrap().0
+    config
 }
 
 pub fn bars(name: &str) -> TableDefinition {

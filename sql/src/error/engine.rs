@@ -34,6 +34,7 @@ impl From<EngineError> for SqlError {
             EngineError::ReadOnlyReplica { .. } => Self::new("25006", text).hint("reading works here"),
             EngineError::Conflict(_) => Self::new("40001", text).hint("run the transaction again"),
             EngineError::TransactionAborted(_) => Self::new("25P03", text),
+            EngineError::TransactionTooLarge { .. } => Self::new("54000", text),
             EngineError::DatabaseStopped { .. } => Self::new("55000", text),
             EngineError::NotPermitted { user, database, right } => {
                 Self::new("42501", text).hint(format!("CALL grant_right('{user}', '{database}', '{}')", right.name()))

@@ -30,6 +30,10 @@ pub(super) const TABLE: SystemTable = SystemTable {
         ("stuck_in", Kind::Text),
         // The tables that have rows here, as chosen; NULL: all of them.
         ("tables", Kind::Text),
+        // Of transactions that are not committed at the primary: what is here, and what of it is in memory.
+        ("open_transactions", Kind::Int),
+        ("open_bytes", Kind::Int),
+        ("open_memory_bytes", Kind::Int),
     ],
     rows,
 };
@@ -58,6 +62,9 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             database.stuck.map(|(since, _)| since).into(),
             database.stuck.map(|(_, activity)| activity).into(),
             database.tables.map(|tables| tables.into_iter().collect::<Vec<_>>().join(", ")).into(),
+            database.open.transactions.into(),
+            database.open.bytes.into(),
+            database.open.memory_bytes.into(),
         ]);
     }
     Ok(())
