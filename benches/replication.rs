@@ -25,8 +25,11 @@ fn catch_up(criterion: &mut Criterion, runtime: &Runtime) {
     let bytes: usize = batches.iter().map(arrow_array::RecordBatch::get_array_memory_size).sum();
 
     group.bench_function("baseline_quinn_same_bytes", |bencher| {
-        let link = runtime.block_on(bare::Link::new());
-        bencher.iter(|| runtime.block_on(link.transfer(bytes)));
+        // In a runtime: it binds a socket.
+        let server = runtime.block_on(async { bare::Server::new() });
+        let link = runtime.block_on(server.connect());
+        let memory = bytes::Bytes::from(vec![7; bytes]);
+        bencher.iter(|| runtime.block_on(link.transfer(&memory)));
     });
     for (name, durability) in [("sync", Durability::Durable), ("async", Durability::Written)] {
         group.bench_function(name, |bencher| {
@@ -117,19 +120,30 @@ impl Pair {
 
 /// quinn alone, with limits like ours.
 pub(crate) mod bare {
-    use std::sync::Arc;
+    use std::{net::SocketAddr, sync::Arc};
 
+    use bytes::Bytes;
     use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
     use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-    pub(crate) struct Link {
-        _server: Endpoint,
-        _client: Endpoint,
-        connection: Connection,
+    /// Bytes of one write.
+    const PIECE: usize = 1 << 20;
+
+    /// Who serves.
+    pub(crate) struct Server {
+        endpoint: Endpoint,
+        client: ClientConfig,
     }
 
-    impl Link {
-        pub(crate) async fn new() -> Self {
+    /// A connection, with a socket of its own where it is received.
+    pub(crate) struct Link {
+        sends: Connection,
+        receives: Connection,
+        _client: Endpoint,
+    }
+
+    impl Server {
+        pub(crate) fn new() -> Self {
             let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
             let certificate = CertificateDer::from(certified.cert);
             let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
@@ -152,44 +166,42 @@ pub(crate) mod bare {
             let server_tls = quinn::crypto::rustls::QuicServerConfig::try_from(server_tls).unwrap();
             let mut server_config = ServerConfig::with_crypto(Arc::new(server_tls));
             server_config.transport_config(Arc::clone(&transport));
-            let server = Endpoint::server(server_config, ([127, 0, 0, 1], 0).into()).unwrap();
+            let endpoint = Endpoint::server(server_config, ([127, 0, 0, 1], 0).into()).unwrap();
             let client_tls = quinn::crypto::rustls::QuicClientConfig::try_from(client_tls).unwrap();
-            let mut client_config = ClientConfig::new(Arc::new(client_tls));
-            client_config.transport_config(transport);
-            let client = Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-            let accepted = {
-                let server = server.clone();
-                tokio::spawn(async move { server.accept().await.unwrap().await.unwrap() })
-            };
-            let address = server.local_addr().unwrap();
-            let connection = client.connect_with(client_config, address, "localhost").unwrap().await.unwrap();
-            let accepted = accepted.await.unwrap();
-            tokio::spawn(async move {
-                while let Ok(mut stream) = accepted.accept_uni().await {
-                    let mut bytes = 0u64;
-                    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.unwrap() {
-                        bytes += chunk.bytes.len() as u64;
-                    }
-                    let mut reply = accepted.open_uni().await.unwrap();
-                    reply.write_all(&bytes.to_le_bytes()).await.unwrap();
-                    reply.finish().unwrap();
-                }
-            });
-            Self { _server: server, _client: client, connection }
+            let mut client = ClientConfig::new(Arc::new(client_tls));
+            client.transport_config(transport);
+            Self { endpoint, client }
         }
 
-        pub(crate) async fn transfer(&self, bytes: usize) {
-            let piece = bytes::Bytes::from(vec![7; 1 << 20]);
-            let mut stream = self.connection.open_uni().await.unwrap();
-            let mut left = bytes;
-            while left > 0 {
-                let length = left.min(piece.len());
-                stream.write_chunk(piece.slice(..length)).await.unwrap();
-                left -= length;
+        /// A connection that has carried nothing yet.
+        pub(crate) async fn connect(&self) -> Link {
+            let address: SocketAddr = self.endpoint.local_addr().unwrap();
+            let client = Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+            let connecting = client.connect_with(self.client.clone(), address, "localhost").unwrap();
+            let accepting = async { self.endpoint.accept().await.unwrap().await.unwrap() };
+            let (receives, sends) = tokio::join!(connecting, accepting);
+            Link { sends, receives: receives.unwrap(), _client: client }
+        }
+    }
+
+    impl Link {
+        /// Sends what is in memory; over when the last of it has arrived.
+        pub(crate) async fn transfer(&self, memory: &Bytes) {
+            let (connection, mut left) = (self.sends.clone(), memory.clone());
+            tokio::spawn(async move {
+                let mut stream = connection.open_uni().await.unwrap();
+                while !left.is_empty() {
+                    stream.write_chunk(left.split_to(left.len().min(PIECE))).await.unwrap();
+                }
+                stream.finish().unwrap();
+                let _ = stream.stopped().await;
+            });
+            let mut stream = self.receives.accept_uni().await.unwrap();
+            let mut arrived = 0;
+            while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.unwrap() {
+                arrived += chunk.bytes.len();
             }
-            stream.finish().unwrap();
-            let reply = self.connection.accept_uni().await.unwrap().read_to_end(8).await.unwrap();
-            assert_eq!(reply, (bytes as u64).to_le_bytes());
+            assert_eq!(arrived, memory.len());
         }
     }
 }

@@ -294,7 +294,7 @@ async fn a_task_that_fails_too_often_stops_its_database() {
     };
     let mut encoder = RecordsEncoder::default();
     encoder.add(&record, &payload);
-    let body = encoder.finish();
+    let body = encoder.finish().joined();
     let header = DataHeader {
         kind: DataKind::Chunk,
         compression: Compression::Raw,
@@ -343,7 +343,7 @@ async fn forged_records_are_forked_not_applied() {
     frame.header.chain.0 ^= 1;
     let mut encoder = RecordsEncoder::default();
     encoder.add(&frame.header, &frame.payload);
-    let body = encoder.finish();
+    let body = encoder.finish().joined();
     let stated = frame.header.position();
     let header = DataHeader {
         kind: DataKind::Chunk,

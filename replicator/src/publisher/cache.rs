@@ -1,7 +1,7 @@
 //! Chunks kept for replicas that come to the same place a moment later, of all histories together, within a budget.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -27,6 +27,8 @@ struct State {
     kept: HashMap<Key, Kept>,
     /// Oldest first. Those that were forgotten are skipped when their turn comes.
     order: VecDeque<(u64, Key)>,
+    /// Those that are here in both forms.
+    both: BTreeMap<u64, Key>,
     bytes: usize,
     next: u64,
 }
@@ -66,7 +68,7 @@ impl ChunkCache {
         state.evict(self.bytes_max);
     }
 
-    /// A chunk's compressed form was made: it is counted, if the chunk is here, in the place of the raw one when there is
+    /// A chunk's compressed form is taken: it is counted, if the chunk is here, in the place of the raw one when there is
     /// little room. Replicas that take chunks compressed can then be further apart.
     pub(crate) fn grown(&self, chunk: &Arc<Chunk>) {
         let mut state = self.state.lock();
@@ -102,16 +104,29 @@ impl State {
     fn insert(&mut self, key: Key, chunk: Arc<Chunk>, number: u64) {
         let bytes = chunk.held_bytes() + CHUNK_OVERHEAD;
         self.bytes += bytes;
+        if chunk.has_both() {
+            self.both.insert(number, key);
+        }
         self.kept.insert(key, Kept { chunk, number, bytes });
     }
 
     fn remove(&mut self, key: &Key) -> Option<u64> {
         let kept = self.kept.remove(key)?;
         self.bytes -= kept.bytes;
+        self.both.remove(&kept.number);
         Some(kept.number)
     }
 
+    /// A chunk in one form is worth more than two in both: to make one again costs a read of the log and a compression.
     fn evict(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max
+            && let Some((number, key)) = self.both.pop_first()
+            && let Some(chunk) = self.kept.get(&key).map(|kept| kept.chunk.clone())
+        {
+            chunk.shed();
+            self.remove(&key);
+            self.insert(key, chunk, number);
+        }
         while self.bytes > bytes_max
             && let Some((number, key)) = self.order.pop_front()
         {

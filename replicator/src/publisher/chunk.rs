@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tailrace_wal::{Clock, Frame, LogError, Lsn, Position, Seq, Tail};
 use tokio::sync::OnceCell;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::figures::Figures;
-use crate::wire::{Compression, RecordsEncoder, compress, decompress};
+use crate::wire::{Compression, Pieces, RecordsEncoder, compress, decompress};
 
 /// Below this a body is not worth compressing.
 const COMPRESS_MIN: usize = 256;
@@ -43,7 +41,7 @@ pub(crate) struct Chunk {
     pub(crate) records: u32,
     raw_len: u32,
     /// `None`: only the compressed form was kept.
-    raw: Mutex<Option<Bytes>>,
+    raw: Mutex<Option<Pieces>>,
     /// Hash of the raw bytes, once somebody has taken them raw.
     plain: OnceCell<u64>,
     compressed: OnceCell<Encoded>,
@@ -53,7 +51,7 @@ pub(crate) struct Chunk {
 #[derive(Debug, Clone)]
 pub(crate) struct Encoded {
     pub(crate) compression: Compression,
-    pub(crate) body: Bytes,
+    pub(crate) body: Pieces,
     pub(crate) hash: u64,
 }
 
@@ -73,8 +71,14 @@ impl Chunk {
         let own = |encoded: &Encoded| if encoded.compression == Compression::Raw { 0 } else { encoded.body.len() };
         let compressed = self.compressed.get().map_or(0, own);
         // What did not become smaller is the raw bytes themselves.
-        let raw = self.raw.lock().as_ref().map(Bytes::len);
+        let raw = self.raw.lock().as_ref().map(Pieces::len);
         raw.unwrap_or(if compressed == 0 { self.raw_len as usize } else { 0 }) + compressed
+    }
+
+    /// Whether it holds its raw and its compressed bytes.
+    pub(crate) fn has_both(&self) -> bool {
+        let is_compressed = self.compressed.get().is_some_and(|encoded| encoded.compression == Compression::Zstd);
+        is_compressed && self.raw.lock().is_some()
     }
 
     /// Lets go of the raw bytes where the compressed form is there: whoever takes them raw has them decompressed.
@@ -106,12 +110,12 @@ impl Chunk {
             (Some(raw), _) => raw,
             (None, Some(encoded)) => {
                 let length = self.raw_len as usize;
-                self.work(move || decompress(&encoded.body, length)).await?
+                self.work(move || decompress(&encoded.body.joined(), length).map(Pieces::from)).await?
             }
             (None, None) => return Err("a chunk without a body".into()),
         };
         let hashed = body.clone();
-        let hash = self.plain.get_or_try_init(|| self.work(move || Ok(xxh3_64(&hashed)))).await?;
+        let hash = self.plain.get_or_try_init(|| self.work(move || Ok(hashed.hash()))).await?;
         Ok(Encoded { compression: Compression::Raw, body, hash: *hash })
     }
 
@@ -127,13 +131,13 @@ impl Chunk {
     }
 }
 
-fn compressed(raw: Bytes, clock: &dyn Clock, figures: &Figures) -> Result<Encoded, String> {
+fn compressed(raw: Pieces, clock: &dyn Clock, figures: &Figures) -> Result<Encoded, String> {
     let began = clock.monotonic();
-    let compressed = compress(&raw)?;
+    let compressed = compress(&raw.joined())?;
     figures.compressed(raw.len(), compressed.len(), clock.monotonic().saturating_sub(began), began);
     let (compression, body) =
-        if compressed.len() < raw.len() { (Compression::Zstd, compressed) } else { (Compression::Raw, raw) };
-    let hash = xxh3_64(&body);
+        if compressed.len() < raw.len() { (Compression::Zstd, compressed.into()) } else { (Compression::Raw, raw) };
+    let hash = body.hash();
     Ok(Encoded { compression, body, hash })
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ReplicaFlow, ReplicaLinkStatus,
     transport::CODE_DONE,
-    wire::{Compression, DataHeader},
+    wire::{Compression, DataHeader, Pieces},
 };
 
 /// Bytes per permit of the budget.
@@ -99,18 +99,26 @@ impl ReplicaLink {
 
     /// Sends a header and its body on a stream of its own, as fast as the limit allows. When it is given up on the way,
     /// the stream is reset: the replica then takes nothing of it.
-    pub(crate) async fn send(self: &Arc<Self>, header: &DataHeader, body: Bytes, room: Room) -> Result<(), String> {
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        header: &DataHeader,
+        body: impl Into<Pieces>,
+        room: Room,
+    ) -> Result<(), String> {
+        let body = body.into();
         let length = DataHeader::LEN + body.len();
         self.figures.sent(length, header.raw_len);
         let departure = self.gauge.lock().departs(self.clock.monotonic());
         let stream = self.connection.open_uni().await.map_err(|error| error.to_string())?;
         let mut stream = Sending { stream, finished: false };
-        let header = Bytes::copy_from_slice(&header.encode());
+        let mut pieces = body.into_pieces();
+        pieces.insert(0, Bytes::copy_from_slice(&header.encode()));
         if self.bucket.is_none() {
-            stream.stream.write_all_chunks(&mut [header, body]).await.map_err(|error| error.to_string())?;
+            stream.stream.write_all_chunks(&mut pieces).await.map_err(|error| error.to_string())?;
         } else {
-            self.write_slowly(&mut stream.stream, header).await?;
-            self.write_slowly(&mut stream.stream, body).await?;
+            for piece in pieces {
+                self.write_slowly(&mut stream.stream, piece).await?;
+            }
         }
         stream.stream.finish().map_err(|error| error.to_string())?;
         stream.finished = true;

@@ -5,14 +5,20 @@ use std::io::Write as _;
 use bytes::Bytes;
 use tailrace_wal::{HistoryHeader, PART_ALIGNMENT, Payload};
 
-use super::{CHUNK_RAW_MAX, CHUNK_RAW_TARGET};
+use super::{CHUNK_RAW_MAX, CHUNK_RAW_TARGET, Pieces};
 
 /// zstd's fastest ordinary level: replication is bound by the link or by the disk, seldom by the last percent of size.
 const ZSTD_LEVEL: i32 = 1;
 
+/// A piece of a part from this length on is not copied into a chunk. It holds the buffer into which the log was read, which
+/// is not much larger then: what is read ahead together is at most a MiB.
+const SHARED_MIN: usize = 512 << 10;
+
 /// Collects records into the body of a chunk.
 #[derive(Debug, Default)]
 pub(crate) struct RecordsEncoder {
+    done: Pieces,
+    /// What follows them, copied.
     bytes: Vec<u8>,
     records: u32,
 }
@@ -21,17 +27,27 @@ impl RecordsEncoder {
     /// Whether another record, however large, may follow: a chunk below its target and a record of 8 MiB together are
     /// below the limit.
     pub(crate) fn has_room(&self) -> bool {
-        self.bytes.len() < CHUNK_RAW_TARGET
+        self.len() < CHUNK_RAW_TARGET
     }
 
     /// Adds a record.
     pub(crate) fn add(&mut self, header: &HistoryHeader, payload: &Payload) {
-        self.bytes.reserve(record_len(header));
+        let shared = |piece: &Bytes| piece.len() >= SHARED_MIN;
+        let shared_bytes: usize =
+            payload.parts.iter().flatten().filter(|piece| shared(piece)).map(|piece| piece.len()).sum();
+        self.bytes.reserve(record_len(header).saturating_sub(shared_bytes));
         self.bytes.extend_from_slice(&header.encode());
         self.bytes.extend_from_slice(&payload.directory_bytes);
         self.pad();
         for pieces in &payload.parts {
-            pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+            for piece in pieces {
+                if shared(piece) {
+                    self.close();
+                    self.done.push(piece.clone());
+                } else {
+                    self.bytes.extend_from_slice(piece);
+                }
+            }
             self.pad();
         }
         self.records += 1;
@@ -39,7 +55,7 @@ impl RecordsEncoder {
 
     /// Bytes so far.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.done.len() + self.bytes.len()
     }
 
     /// Records so far.
@@ -48,13 +64,19 @@ impl RecordsEncoder {
     }
 
     /// The body.
-    pub(crate) fn finish(self) -> Bytes {
-        self.bytes.into()
+    pub(crate) fn finish(mut self) -> Pieces {
+        self.close();
+        self.done
+    }
+
+    /// What was copied is a piece.
+    fn close(&mut self) {
+        self.done.push(std::mem::take(&mut self.bytes).into());
     }
 
     fn pad(&mut self) {
-        let padded = self.bytes.len().next_multiple_of(PART_ALIGNMENT);
-        self.bytes.resize(padded, 0);
+        let missing = self.len().next_multiple_of(PART_ALIGNMENT) - self.len();
+        self.bytes.extend_from_slice(&[0; PART_ALIGNMENT][..missing]);
     }
 }
 
@@ -164,7 +186,25 @@ mod tests {
         for (header, payload) in records {
             encoder.add(header, payload);
         }
-        encoder.finish()
+        encoder.finish().joined()
+    }
+
+    #[test]
+    fn large_parts_are_not_copied() {
+        let records = [record(1, 100), record(2, SHARED_MIN), record(3, 10), record(4, SHARED_MIN + 1)];
+        let mut encoder = RecordsEncoder::default();
+        records.iter().for_each(|(header, payload)| encoder.add(header, payload));
+        let expected: usize = records.iter().map(|(header, _)| record_len(header)).sum();
+        assert_eq!((encoder.len(), encoder.records()), (expected, 4));
+        let pieces = encoder.finish();
+        let lies_at = |record: usize| records[record].1.part_bytes(0).as_ptr();
+        let places: Vec<_> = pieces.clone().into_pieces().iter().map(|piece| piece.as_ptr()).collect();
+        assert!(places.contains(&lies_at(1)) && places.contains(&lies_at(3)));
+        assert!(!places.contains(&lies_at(0)));
+        let decoded = decode_records(&pieces.joined(), 4).unwrap();
+        for ((header, payload), (expected, sent)) in decoded.iter().zip(&records) {
+            assert_eq!((header, payload.part_bytes(0)), (expected, sent.part_bytes(0)));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod control;
 pub(crate) mod header;
+pub(crate) mod pieces;
 
 pub(crate) use body::{RecordsEncoder, aligned_buffer, compress, decode_records, decompress};
 pub(crate) use control::{
@@ -10,6 +11,7 @@ pub(crate) use control::{
     encode_control,
 };
 pub(crate) use header::{Compression, DataHeader, DataKind};
+pub(crate) use pieces::Pieces;
 
 /// ALPN of this protocol.
 pub(crate) const ALPN: &[u8] = b"tailrace-replication/1";
