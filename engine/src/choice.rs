@@ -57,6 +57,12 @@ impl DatabaseVersion {
         names
     }
 
+    /// Names that are chosen and that no table here has.
+    pub fn unknown_tables(&self) -> Vec<&str> {
+        let names = self.choice.names().into_iter().flatten();
+        names.map(String::as_str).filter(|name| self.table(name).is_none()).collect()
+    }
+
     /// Why a table of this database has no rows here, and what brings them; `None`: it has them.
     pub fn why_left_out(&self, table: &TableVersion) -> Option<LeftOut> {
         if !table.left_out {

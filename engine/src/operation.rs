@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tailrace_wal::{HistoryId, Position};
+use tailrace_wal::{HistoryId, Position, Seq};
 
 use crate::{EngineError, EpochEntry, PointId, Result, Right, Table};
 
@@ -106,6 +106,13 @@ pub enum SystemFact {
         history: HistoryId,
         /// Their names; null: all.
         tables: Option<BTreeSet<String>>,
+    },
+    /// Which tasks of a followed history are to be skipped when they come, in place of what was asked before.
+    AskedSkips {
+        /// Which history.
+        history: HistoryId,
+        /// The tasks, and why each is skipped; none: nothing is asked any more.
+        tasks: Vec<(Seq, String)>,
     },
     /// A user was given a right in a database, or it was taken away.
     Right {

@@ -26,6 +26,7 @@ pub(crate) struct System {
     replicated: BTreeMap<HistoryId, bool>,
     follows: BTreeMap<HistoryId, Follows>,
     choices: BTreeMap<HistoryId, BTreeSet<String>>,
+    asked_skips: BTreeMap<HistoryId, Vec<(Seq, String)>>,
     pub(crate) rights: BTreeSet<GrantedRight>,
     pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
     /// Since the last flush.
@@ -59,6 +60,7 @@ impl System {
             replicated: BTreeMap::new(),
             follows: BTreeMap::new(),
             choices: BTreeMap::new(),
+            asked_skips: BTreeMap::new(),
             rights: BTreeSet::new(),
             ended: BTreeMap::new(),
             moved: false,
@@ -81,6 +83,11 @@ impl System {
     /// Which tables of a history have rows here.
     pub(crate) fn choice(&self, history: HistoryId) -> TableChoice {
         self.choices.get(&history).map_or_else(TableChoice::all, |names| TableChoice::only(names.iter().cloned()))
+    }
+
+    /// Tasks of a history that are to be skipped when they come, in order.
+    pub(crate) fn asked_skips(&self, history: HistoryId) -> Vec<(Seq, String)> {
+        self.asked_skips.get(&history).cloned().unwrap_or_default()
     }
 
     /// Followed histories that have not ended, with their names.
@@ -106,6 +113,13 @@ impl System {
                     None => self.choices.remove(&history),
                 };
             }
+            SystemFact::AskedSkips { history, tasks } => {
+                if tasks.is_empty() {
+                    self.asked_skips.remove(&history);
+                } else {
+                    self.asked_skips.insert(history, tasks);
+                }
+            }
             SystemFact::Right { user, database, right, granted } => {
                 let of = GrantedRight { user, database, right };
                 if granted {
@@ -117,6 +131,7 @@ impl System {
             SystemFact::Ended { history, name, end, epochs } => {
                 self.replicated.remove(&history);
                 self.choices.remove(&history);
+                self.asked_skips.remove(&history);
                 self.ended.insert(history, EndedHistory { name, end, epochs });
             }
         }
@@ -147,6 +162,11 @@ impl System {
             self.choices
                 .iter()
                 .map(|(history, tables)| SystemFact::ChosenTables { history: *history, tables: Some(tables.clone()) }),
+        );
+        facts.extend(
+            self.asked_skips
+                .iter()
+                .map(|(history, tasks)| SystemFact::AskedSkips { history: *history, tasks: tasks.clone() }),
         );
         facts.extend(
             self.replicated.iter().map(|(history, on)| SystemFact::DatabaseReplication { history: *history, on: *on }),
@@ -221,6 +241,13 @@ mod tests {
         system.fold(choose(followed, Some(&["old"])));
         system.fold(choose(followed, Some(&["bars", "risk"])));
         system.fold(choose(ended, Some(&["bars"])));
+        let skip = |history, tasks: &[u64]| SystemFact::AskedSkips {
+            history,
+            tasks: tasks.iter().map(|task| (Seq(*task), "no".to_owned())).collect(),
+        };
+        system.fold(skip(followed, &[7]));
+        system.fold(skip(followed, &[8, 9]));
+        system.fold(skip(ended, &[3]));
         system.fold(SystemFact::Ended {
             history: ended,
             name: "old".into(),
@@ -243,6 +270,11 @@ mod tests {
         assert!(again.replicated(followed) && !again.replicated(ended));
         assert_eq!(again.choice(followed), TableChoice::only(["risk", "bars"]));
         assert_eq!(again.choice(ended), TableChoice::all());
+        assert_eq!(again.asked_skips(followed), [(Seq(8), "no".to_owned()), (Seq(9), "no".to_owned())]);
+        assert_eq!(again.asked_skips(ended), []);
+        again.fold(skip(followed, &[]));
+        assert_eq!(again.asked_skips(followed), []);
+        again.fold(skip(followed, &[8, 9]));
         again.fold(choose(followed, None));
         assert_eq!(again.choice(followed), TableChoice::all());
         again.fold(choose(followed, Some(&["bars", "risk"])));

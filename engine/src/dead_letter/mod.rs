@@ -1,6 +1,7 @@
 //! Dead letters: tasks that were skipped here. Their positions count; what they do is kept beside the log, as a file of
 //! its own, until it is applied after all or given up. While there is one, the database is not its primary's: DIVERGED.
 
+mod asked;
 mod file;
 mod settle;
 
@@ -116,6 +117,17 @@ impl DatabaseVersion {
     /// Tasks that were skipped here and whose payload is kept, oldest first.
     pub fn dead_letters(&self) -> impl Iterator<Item = &DeadLetter> {
         self.skipped.values().filter(|letter| !letter.discarded)
+    }
+
+    /// Tasks that were skipped here and are not settled, oldest first, those included whose payload was given up.
+    pub fn skipped_tasks(&self) -> impl Iterator<Item = &DeadLetter> {
+        self.skipped.values()
+    }
+
+    /// Everything up to here has been applied: its position, unless a task before that was skipped and is not settled.
+    pub fn whole_upto(&self) -> Seq {
+        let first = self.skipped.keys().next();
+        first.map_or(self.position.seq, |skipped| Seq(skipped.0.saturating_sub(1)).min(self.position.seq))
     }
 
     /// Why this copy is not its primary's at its position; `None`: it is.
@@ -252,17 +264,21 @@ mod tests {
     fn a_database_says_what_it_lacks_and_what_to_do() {
         let mut version = empty_version(HistoryId([1; 16]), "market".into(), Role::Primary);
         assert_eq!(version.divergence(), None);
+        version.position.seq = Seq(20);
+        assert_eq!(version.whole_upto(), Seq(20));
         version.skipped = std::sync::Arc::new((1..=7).map(|seq| (Seq(seq), letter(seq))).collect());
         let shown = version.divergence().unwrap();
         assert_eq!(shown.since, CommitTime(101));
         assert!(shown.reason.starts_with("tasks 1, 2, 3, 4, 5 and 2 more were skipped"), "{}", shown.reason);
         assert_eq!(shown.remedy, "CALL retry_dead_letter('market', 1), or CALL repair_database('market')");
+        assert_eq!((version.whole_upto(), version.skipped_tasks().count()), (Seq(0), 7));
         let discarded = DeadLetter { discarded: true, operation: 18, ..letter(9) };
         version.skipped = std::sync::Arc::new([(Seq(9), discarded)].into());
         let shown = version.divergence().unwrap();
         assert_eq!(shown.reason, "task 9 was skipped here and discarded");
         assert_eq!(shown.remedy, "CALL repair_database('market')");
-        assert_eq!(version.dead_letters().count(), 0);
+        assert_eq!((version.dead_letters().count(), version.skipped_tasks().count()), (0, 1));
+        assert_eq!(version.whole_upto(), Seq(8), "what was given up is not applied either");
         assert!(version.missing_table(TableId(1)).contains("\"bars\" (id 1)"));
         assert!(version.missing_table(TableId(2)).contains("table 2 "));
     }

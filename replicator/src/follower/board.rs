@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tailrace_engine::{GroupFold, Operation, OperationCode, TASKS_KEPT, TableId, TaskInfo};
+use tailrace_engine::{DeadLetter, GroupFold, Operation, OperationCode, TASKS_KEPT, TableId, TaskInfo};
 use tailrace_wal::{CommitTime, Directory, Epoch, HistoryHeader, RecordKind, Seq, TransactionNumber};
 
 use crate::{ReplicaTask, TaskState};
@@ -196,9 +196,20 @@ impl Board {
         self.unfinished.iter().map(|entry| &entry.task)
     }
 
-    /// Those of the engine's tasks that were finished before this process began.
-    pub(crate) fn earlier(&self, tasks: Vec<TaskInfo>) -> impl Iterator<Item = ReplicaTask> {
-        tasks.into_iter().filter(|info| info.seq <= self.base).map(|info| self.unwitnessed(info))
+    /// Those of the engine's tasks that were finished before this process began. Tasks that were skipped and are not
+    /// settled are shown whether the engine still lists them or not.
+    pub(crate) fn earlier<'a>(
+        &self,
+        tasks: Vec<TaskInfo>,
+        skipped: impl Iterator<Item = &'a DeadLetter>,
+    ) -> Vec<ReplicaTask> {
+        let listed = tasks.into_iter().filter(|info| info.seq <= self.base);
+        let mut earlier: BTreeMap<Seq, ReplicaTask> = listed.map(|info| (info.seq, self.unwitnessed(info))).collect();
+        for letter in skipped.filter(|letter| letter.seq <= self.base) {
+            let task = earlier.entry(letter.seq).or_insert_with(|| self.unwitnessed(left_out(letter)));
+            (task.state, task.details) = (TaskState::Skipped, Some(letter.reason.clone()));
+        }
+        earlier.into_values().collect()
     }
 
     /// A task with nothing known of its way here.
@@ -261,6 +272,20 @@ impl Board {
 pub(crate) fn special(seq: Seq, operation: Operation, commit_time: CommitTime) -> TaskInfo {
     let operation = operation.into();
     TaskInfo { seq, group: seq, operation, commit_time, tables: Vec::new(), rows: 0, bytes: 0, skipped: false }
+}
+
+/// A task as its dead letter describes it.
+fn left_out(letter: &DeadLetter) -> TaskInfo {
+    TaskInfo {
+        seq: letter.seq,
+        group: letter.seq,
+        operation: OperationCode(letter.operation),
+        commit_time: letter.commit_time,
+        tables: letter.tables.clone(),
+        rows: letter.rows,
+        bytes: letter.bytes,
+        skipped: true,
+    }
 }
 
 fn describe(

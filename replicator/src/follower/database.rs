@@ -48,6 +48,10 @@ pub(crate) struct Database {
     pub(super) failed_task: Option<Seq>,
     /// Tasks that are to be left out, with the reason.
     pub(super) skips: BTreeMap<Seq, String>,
+    /// Those of them that a start remembers.
+    pub(super) kept_skips: BTreeMap<Seq, String>,
+    /// What was acknowledged last counts less as applied than as durable: a task was skipped.
+    lacks_tasks: bool,
     /// The right that the apply user lacked.
     lacks: Option<Right>,
     /// Somebody asked for a repair.
@@ -66,6 +70,7 @@ impl Database {
     pub(crate) fn new(shared: Arc<Shared>, face: Arc<Face>, commands: mpsc::UnboundedReceiver<Command>) -> Self {
         let config = &shared.config;
         let board = face.clone();
+        let skips = shared.engine.asked_skips(face.history);
         Self {
             pipeline: Pipeline::new(shared.workers.clone(), config.apply_user.as_deref().map(Arc::from)),
             backoff: Backoff::new(config.backoff_min, config.backoff_max, shared.seed ^ u64::from(face.history.0[0])),
@@ -77,7 +82,9 @@ impl Database {
             phase: Phase::Closed,
             failures: 0,
             failed_task: None,
-            skips: BTreeMap::new(),
+            kept_skips: skips.clone(),
+            skips,
+            lacks_tasks: false,
             lacks: None,
             repair_asked: false,
             offered: false,
@@ -99,6 +106,11 @@ impl Database {
                 self.finish();
                 return;
             }
+            if let Err(error) = self.keep_skips().await {
+                // Those that are over are behind the position: nothing follows from them.
+                tracing::warn!(database = self.face.name, %error, "tasks that were skipped are not forgotten");
+                self.kept_skips = self.skips.clone();
+            }
             if self.is_to_repair() {
                 self.repair_as_asked().await;
                 continue;
@@ -114,7 +126,7 @@ impl Database {
                 },
                 step = self.pipeline.next(self.applier.as_ref(), paused, &self.on_start, &self.skips) => self.step(step),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.resume_at = None,
-                _ = databases.changed(), if self.phase == Phase::NameTaken || self.lacks.is_some() => self.look_again(),
+                _ = databases.changed(), if self.waits_for_a_change() => self.look_again(),
             }
         }
     }
@@ -133,8 +145,19 @@ impl Database {
         }
     }
 
-    /// What stood in the way may be gone: a database of the same name, a right that was lacking.
+    fn waits_for_a_change(&self) -> bool {
+        self.phase == Phase::NameTaken || self.lacks.is_some() || self.lacks_tasks
+    }
+
+    /// What stood in the way may be gone: a database of the same name, a right that was lacking, a task that was skipped.
     fn look_again(&mut self) {
+        if self.lacks_tasks
+            && self.phase == Phase::Open
+            && self.pipeline.is_settled()
+            && let Some((position, restart_seq)) = self.applier.as_ref().map(|applier| applier.position())
+        {
+            self.acknowledge(position.seq, restart_seq);
+        }
         if self.phase == Phase::NameTaken {
             self.phase = Phase::Closed;
         }
@@ -213,7 +236,7 @@ impl Database {
             Command::Chunk(records) => self.chunk(records),
             Command::Progress { seq, behind_bytes } => self.face.heard(seq, behind_bytes, self.now()),
             Command::Retry => self.retry(),
-            Command::Skip { tasks, reply } => drop(reply.send(self.skip(tasks))),
+            Command::Skip { tasks, reply } => drop(reply.send(self.skip_durably(tasks).await)),
             Command::Repair { reply } => drop(reply.send(self.ask_for_repair())),
             Command::Stop => {
                 self.pipeline.clear();
@@ -307,9 +330,7 @@ impl Database {
             }
             Step::Durable { position, restart_seq } => {
                 self.face.set_acknowledged(position.seq);
-                let applied = self.applier.as_ref().map_or(position.seq, |applier| applier.position().0.seq);
-                let history = self.face.history;
-                self.say(Event::Acknowledge { history, durable: position.seq, applied, restart_seq });
+                self.acknowledge(position.seq, restart_seq);
             }
             Step::Failed(error) => {
                 self.failed_task = self.task_of(&error);
@@ -327,9 +348,8 @@ impl Database {
                 }
                 if let Some((position, restart_seq)) = self.applier.as_ref().map(|applier| applier.position()) {
                     // What was applied without a session is told now.
-                    let (history, seq) = (self.face.history, position.seq);
                     if self.pipeline.is_settled() {
-                        self.say(Event::Acknowledge { history, durable: seq, applied: seq, restart_seq });
+                        self.acknowledge(position.seq, restart_seq);
                     }
                 }
                 self.bring_awaited();
@@ -360,6 +380,15 @@ impl Database {
                 self.set_state(ReplicationState::Enabled, Some(format!("the primary cannot read on: {reason}")), None);
             }
         }
+    }
+
+    /// Says what is durable here and what of it is applied: a task that was skipped is not, nor is what follows it complete.
+    fn acknowledge(&mut self, durable: Seq, restart_seq: Seq) {
+        let version = self.shared.engine.version();
+        let here = version.database(&self.face.name).filter(|here| here.id == self.face.history);
+        let applied = here.map_or(durable, |here| here.whole_upto());
+        self.lacks_tasks = here.is_some_and(|here| applied < here.position.seq);
+        self.say(Event::Acknowledge { history: self.face.history, durable, applied, restart_seq });
     }
 
     fn forked(&mut self, reason: &str) {
@@ -506,6 +535,12 @@ impl Database {
                 let remedy = "put the disk right and restart this node".to_owned();
                 self.block(ReplicationState::Stopped, error.to_string(), remedy);
             }
+            // Nor does skipping: it has no seq yet.
+            EngineError::TransactionTooLarge { .. } => {
+                let remedy =
+                    "raise engine.transaction_max_bytes of this node to its primary's and restart it".to_owned();
+                self.block(ReplicationState::Stopped, error.to_string(), remedy);
+            }
             EngineError::DatabaseStopped { .. } => {
                 let remedy = format!("CALL repair_database('{}')", self.face.name);
                 self.block(ReplicationState::Stopped, error.to_string(), remedy);
@@ -535,12 +570,6 @@ impl Database {
         let details = format!(
             "{reason}; attempt {} of {most} failed, the next follows in {} ms",
             self.failures,
-            // Nor does skipping: it has no seq yet.
-            EngineError::TransactionTooLarge { .. } => {
-                let remedy =
-                    "raise engine.transaction_max_bytes of this node to its primary's and restart it".to_owned();
-                self.block(ReplicationState::Stopped, error.to_string(), remedy);
-            }
             pause.as_millis()
         );
         tracing::warn!(database = self.face.name, details, "a task of a followed database failed");

@@ -199,9 +199,12 @@ impl Follower {
     /// Finished tasks first (the latest 10,000, oldest first), then unfinished, oldest first.
     pub fn tasks(&self) -> Vec<ReplicaTask> {
         let (mut finished, mut unfinished) = (Vec::new(), Vec::new());
+        let version = self.shared.engine.version();
         for face in self.shared.faces() {
+            let here = version.database(&face.name).filter(|database| database.id == face.history);
+            let skipped = here.into_iter().flat_map(|database| database.skipped_tasks());
             let board = face.board.lock();
-            finished.extend(board.earlier(self.shared.engine.tasks(face.history, Seq::ZERO)));
+            finished.extend(board.earlier(self.shared.engine.tasks(face.history, Seq::ZERO), skipped));
             finished.extend(board.finished().cloned());
             unfinished.extend(board.unfinished().cloned());
         }

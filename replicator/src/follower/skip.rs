@@ -40,8 +40,8 @@ impl Follower {
             Ok(()) => Err(Refused::new(format!("database {:?} fails again: {reason}", face.name))
                 .hint("get_slave_replication_status() shows which task")),
             Err(_) => Ok(vec![format!(
-                "task {last} of database {:?} is left out as soon as the primary has sent it again; until a restart of this \
-                 node that need not be asked for again",
+                "task {last} of database {:?} is left out as soon as the primary has sent it again; that need not be asked for \
+                 again",
                 face.name
             )]),
         }
@@ -138,8 +138,29 @@ impl Database {
         format!("CALL skip_cluster_replication_task('{}', {task})", self.face.name)
     }
 
+    /// Takes a request to leave out tasks; a start remembers it.
+    pub(super) async fn skip_durably(&mut self, tasks: Vec<Seq>) -> Result<(), Refused> {
+        self.skip(tasks)?;
+        self.keep_skips().await.map_err(|error| {
+            self.skips.clone_from(&self.kept_skips);
+            Refused::new(format!(
+                "it could not be noted that tasks of database {:?} are to be skipped: {error}",
+                self.face.name
+            ))
+        })
+    }
+
+    /// Keeps what is to be skipped, where that has changed.
+    pub(super) async fn keep_skips(&mut self) -> Result<(), EngineError> {
+        if self.kept_skips != self.skips {
+            self.shared.engine.ask_skips(self.face.history, self.skips.clone()).await?;
+            self.kept_skips.clone_from(&self.skips);
+        }
+        Ok(())
+    }
+
     /// Takes a request to leave out tasks, which are in order.
-    pub(super) fn skip(&mut self, tasks: Vec<Seq>) -> Result<(), Refused> {
+    fn skip(&mut self, tasks: Vec<Seq>) -> Result<(), Refused> {
         let name = &self.face.name;
         let Some(failed) = self.failed_task else {
             let why = "only a task that fails can be skipped";

@@ -264,6 +264,19 @@ impl Face {
             shown.reason = Some(shown.reason.map_or_else(|| reason.clone(), |now| format!("{now}; {reason}")));
             shown.remedy.get_or_insert_with(|| format!("CALL repair_database('{}')", self.name));
         }
+        // Before that, it may still come.
+        let is_at_end = shown.primary_seq.is_some_and(|end| shown.applied >= end);
+        let unknown = here.filter(|_| is_at_end).map(|here| here.unknown_tables()).filter(|names| !names.is_empty());
+        if let Some(names) = unknown {
+            let reason = format!(
+                "[replication.replica] tables names what the primary's database does not have: {}",
+                names.join(", ")
+            );
+            shown.reason = Some(shown.reason.map_or_else(|| reason.clone(), |now| format!("{now}; {reason}")));
+            let remedy = "put the names in [replication.replica] tables right and start this node again, or create the tables \
+                          on the primary";
+            shown.remedy.get_or_insert_with(|| remedy.to_owned());
+        }
         if let Some(Divergence { since, reason, remedy }) = here.and_then(DatabaseVersion::divergence)
             && shown.state == ReplicationState::Enabled
         {

@@ -348,7 +348,7 @@ impl Served {
             }
         }
         self.shared.replicas.set_trouble(&self.replica, history, None);
-        self.shared.replicas.reached(&self.shared.engine, &self.replica, history, acknowledged, acknowledged);
+        self.shared.replicas.reached(&self.shared.engine, &self.replica, history, acknowledged, Seq::ZERO);
         let credit = Arc::new(Semaphore::new(0));
         let running = Feed {
             shared: self.shared.clone(),

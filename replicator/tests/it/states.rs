@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tailrace_engine::{GrantedRight, Right};
-use tailrace_replicator::{FollowedDatabaseStatus, Follower, Publisher, ReplicationState, TaskState};
+use tailrace_replicator::{FollowedDatabaseStatus, Follower, Publisher, ReplicaStage, ReplicationState, TaskState};
 use tailrace_wal::Seq;
 
 use crate::support::{Authority, Site, bars, eventually, reaches};
@@ -75,6 +75,13 @@ async fn a_right_that_is_revoked_stops_its_database_alone_until_it_is_granted() 
     publisher.shutdown().await;
 }
 
+/// Tasks of `market` that are shown as skipped, with the reason.
+fn skipped(follower: &Follower) -> Vec<(u64, String)> {
+    let tasks = follower.tasks();
+    let skipped = tasks.iter().filter(|task| task.state == TaskState::Skipped && task.database == "market");
+    skipped.map(|task| (task.task.seq.0, task.details.clone().unwrap_or_default())).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_skipped_task_leaves_its_database_diverged_until_it_is_retried() {
     let authority = Authority::new();
@@ -107,9 +114,7 @@ async fn a_skipped_task_leaves_its_database_diverged_until_it_is_retried() {
     let diverged = reaches(&follower, "market", ReplicationState::Diverged).await;
     assert!(diverged.reason.unwrap().contains("tasks 4, 5 were skipped"));
     assert_eq!(replica.rows("market", "bars"), Some(20));
-    let tasks = follower.tasks();
-    let skipped = tasks.iter().filter(|task| task.state == TaskState::Skipped && task.database == "market");
-    let details: Vec<_> = skipped.map(|task| (task.task.seq.0, task.details.clone().unwrap_or_default())).collect();
+    let details = skipped(&follower);
     assert_eq!(details.len(), 2, "{details:?}");
     assert!(details[0].0 == 4 && details[0].1.contains("lacks the right \"write\""), "{details:?}");
     assert!(details[1].0 == 5 && details[1].1.contains("together with task 4"), "{details:?}");
@@ -118,14 +123,29 @@ async fn a_skipped_task_leaves_its_database_diverged_until_it_is_retried() {
     replica.catches_up(&primary, "market").await;
     follower.shutdown().await;
     drop(follower);
+    // So that the log has nothing to tell of them.
+    replica.engine.flush().await.unwrap();
     replica.restart().await;
     follower = replica.follow_as(address, USER).await;
+    assert_eq!(skipped(&follower), details);
     primary.insert("market", "bars", 50..60).await;
     replica.catches_up(&primary, "market").await;
     reaches(&follower, "market", ReplicationState::Diverged).await;
+    // Everything is on its disk, and what follows the tasks that were skipped does not count as applied.
+    let end = primary.position("market").unwrap();
+    let reached = async |stage, seq, patience| publisher.wait_for_replicas(end.history, seq, stage, 1, patience).await;
+    let patience = Duration::from_secs(60);
+    assert_eq!(reached(ReplicaStage::Durable, end.seq, patience).await, 1);
+    assert_eq!(reached(ReplicaStage::Applied, Seq(3), patience).await, 1);
+    for seq in [Seq(4), Seq(5), end.seq] {
+        assert_eq!(reached(ReplicaStage::Applied, seq, Duration::ZERO).await, 0, "{seq}");
+    }
     replica.engine.retry_dead_letter("market", Seq(5)).await.unwrap();
     assert_eq!(shown(&follower, "market").state, ReplicationState::Diverged);
+    assert_eq!(reached(ReplicaStage::Applied, end.seq, Duration::ZERO).await, 0);
     replica.engine.retry_dead_letter("market", Seq(4)).await.unwrap();
+    // Nothing has to be written for that to be told.
+    assert_eq!(reached(ReplicaStage::Applied, end.seq, patience).await, 1);
     reaches(&follower, "market", ReplicationState::Enabled).await;
     assert_eq!(replica.rows("market", "bars"), Some(60));
     primary.insert("market", "bars", 60..70).await;
@@ -195,6 +215,43 @@ async fn a_skip_outlives_the_session_in_which_the_task_failed() {
     replica.catches_up(&primary, "market").await;
     let diverged = reaches(&follower, "market", ReplicationState::Diverged).await;
     assert!(diverged.since.0 > 0 && diverged.remedy.unwrap().contains("retry_dead_letter('market', 4)"));
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+/// The primary comes back after the replica was started anew: what was asked is not forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skip_that_waits_for_its_record_outlives_a_start() {
+    let authority = Authority::new();
+    let (primary, mut replica, publisher, follower) = pair(&authority).await;
+    let (address, history) = (publisher.local_addr(), primary.position("market").unwrap().history);
+    set(&replica, "market", Right::Write, false).await;
+    primary.insert("market", "bars", 10..20).await;
+    let reason = reaches(&follower, "market", ReplicationState::Stopped).await.reason.unwrap();
+    publisher.shutdown().await;
+    drop(publisher);
+    eventually("the session to end", || follower.status().connected.is_none().then_some(())).await;
+    let skipping = follower.clone();
+    let asked = tokio::spawn(async move { skipping.skip(Some("market"), &[Seq(4)]).await });
+    eventually("the request to be noted", || {
+        (replica.engine.asked_skips(history).into_iter().collect::<Vec<_>>() == [(Seq(4), reason.clone())])
+            .then_some(())
+    })
+    .await;
+    asked.abort();
+    let _ = asked.await;
+    follower.shutdown().await;
+    drop(follower);
+
+    replica.restart().await;
+    assert_eq!(replica.engine.asked_skips(history).len(), 1);
+    let publisher = primary.publish_with(address, 8, None).await;
+    let follower = replica.follow_as(address, USER).await;
+    replica.catches_up(&primary, "market").await;
+    reaches(&follower, "market", ReplicationState::Diverged).await;
+    assert_eq!(replica.rows("market", "bars"), Some(10));
+    eventually("the task to be listed", || (skipped(&follower) == [(4, reason.clone())]).then_some(())).await;
+    assert!(replica.engine.asked_skips(history).is_empty());
     follower.shutdown().await;
     publisher.shutdown().await;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tailrace_replicator::{Follower, ReplicationState};
+use tailrace_replicator::{FollowedDatabaseStatus, Follower, PublisherConfig, ReplicaFlow, ReplicationState};
 use tailrace_wal::Seq;
 
 use crate::support::{Authority, Site, acknowledged, bars, eventually, reaches};
@@ -208,5 +208,68 @@ async fn a_repair_fetches_the_chosen_tables_and_a_limited_copy_serves_none() {
     second.shutdown().await;
     follower.shutdown().await;
     passing.shutdown().await;
+    publisher.shutdown().await;
+}
+
+/// A name that is wrong would leave tables out in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chosen_name_that_the_primary_does_not_have_is_told() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow_tables(publisher.local_addr(), &["bars", "riks"]).await;
+    two_tables(&primary).await;
+    replica.catches_up(&primary, "market").await;
+    let shown = eventually("the name to be told", || {
+        let of = |shown: &FollowedDatabaseStatus| shown.reason.as_ref().is_some_and(|reason| reason.contains("riks"));
+        follower.status().databases.into_iter().find(of)
+    })
+    .await;
+    assert_eq!(shown.state, ReplicationState::Enabled);
+    let reason = shown.reason.unwrap();
+    assert!(reason.ends_with("does not have: riks"), "{reason}");
+    assert!(shown.remedy.unwrap().contains("[replication.replica] tables"));
+    primary.engine.create_table("market", bars("riks")).await.unwrap();
+    replica.catches_up(&primary, "market").await;
+    eventually("nothing to tell", || {
+        let shown = follower.status().databases.pop()?;
+        (shown.reason.is_none() && shown.remedy.is_none()).then_some(())
+    })
+    .await;
+    assert_eq!((left_out(&replica, "riks"), left_out(&replica, "risk")), (Some((false, 0)), Some((true, 0))));
+    follower.shutdown().await;
+    publisher.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_ends_while_a_table_of_it_is_fetched_ends_here() {
+    let authority = Authority::new();
+    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow_tables(publisher.local_addr(), &["bars"]).await;
+    two_tables(&primary).await;
+    for batch in 0..5 {
+        primary.insert("market", "risk", batch * 20_000..(batch + 1) * 20_000).await;
+    }
+    replica.catches_up(&primary, "market").await;
+    follower.shutdown().await;
+    publisher.shutdown().await;
+    let former = primary.position("market").unwrap().history;
+
+    // So slow that the table is on its way for some seconds.
+    let flow = ReplicaFlow { rate_limit: Some(128 << 10), ..ReplicaFlow::default() };
+    let publisher = primary.publish_as(PublisherConfig { flow, ..primary.publisher_config() }).await;
+    let follower = replica.follow_tables(publisher.local_addr(), &["bars", "risk"]).await;
+    eventually("a repair", || follower.tasks().iter().any(|task| task.repair && task.finished.is_none()).then_some(()))
+        .await;
+    primary.engine.drop_database("market").await.unwrap();
+    primary.market("market").await;
+    primary.insert("market", "bars", 0..5).await;
+    replica.catches_up(&primary, "market").await;
+    assert_eq!((left_out(&replica, "bars"), left_out(&replica, "risk")), (Some((false, 5)), None));
+    assert!(replica.engine.history(former).unwrap().ended);
+    let shown = reaches(&follower, "market", ReplicationState::Enabled).await;
+    assert_ne!(shown.history, former);
+    follower.shutdown().await;
     publisher.shutdown().await;
 }

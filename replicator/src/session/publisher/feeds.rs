@@ -63,7 +63,8 @@ impl PublisherSession {
         let chain_here = catalog.position_at(history, position.seq);
         match decide(&view, chain_here, &position, restart) {
             Decision::Continue => {
-                let (durable, applied, sent) = (position.seq, position.seq, position.seq);
+                // What of that it has applied, it says itself: tasks may have been skipped there.
+                let (durable, applied, sent) = (position.seq, Seq::ZERO, position.seq);
                 self.feeds.insert(feed, Feed { history, credit: 0, sent, durable, applied });
                 self.send(PrimaryMessage::Opened { feed, after: restart, position: view.end });
                 self.progress.remove(&history);
