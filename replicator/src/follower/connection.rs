@@ -201,6 +201,10 @@ impl Following {
                 }
                 FollowerAction::Offers { offers, .. } => {
                     let Some(primary) = self.primary.clone() else { continue };
+                    let offered: HashSet<HistoryId> = offers.iter().map(|offer| offer.history).collect();
+                    for history in self.attached.difference(&offered) {
+                        self.shared.tell(*history, Command::Offered(None));
+                    }
                     for offer in offers {
                         if !self.shared.is_selected(&offer.name) || self.is_own(offer.history) {
                             continue;

@@ -231,7 +231,8 @@ impl Database {
                 self.offered = true;
                 self.bring_awaited();
             }
-            Command::Offered(None) => {}
+            // Its feed says why: it was switched off, or it has ended.
+            Command::Offered(None) => self.offered = false,
             Command::Outcome(outcome) => self.outcome(outcome).await,
             Command::Chunk(records) => self.chunk(records),
             Command::Progress { seq, behind_bytes } => self.face.heard(seq, behind_bytes, self.now()),

@@ -101,6 +101,7 @@ impl Database {
                 Some(Command::RepairFailed { feed: of, reason }) if of == feed => return Err(reason),
                 Some(Command::Progress { seq, behind_bytes }) => self.face.heard(seq, behind_bytes, self.now()),
                 Some(Command::Offered(Some(seq))) => self.face.raise_primary_seq(seq),
+                Some(Command::Offered(None)) => self.offered = false,
                 Some(Command::Detach) => {
                     self.detach();
                     return Err("the session ended".into());
