@@ -148,7 +148,10 @@ mod hex {
 
     pub(super) fn bytes(text: &str) -> Option<Bytes> {
         let digits = text.as_bytes();
-        if !digits.len().is_multiple_of(2) || digits.len() > 2 * KEY_BYTES_MAX || !digits.iter().all(u8::is_ascii_hexdigit) {
+        if !digits.len().is_multiple_of(2)
+            || digits.len() > 2 * KEY_BYTES_MAX
+            || !digits.iter().all(u8::is_ascii_hexdigit)
+        {
             return None;
         }
         let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
