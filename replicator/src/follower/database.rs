@@ -3,19 +3,18 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tailrace_engine::{Applier, EngineError, Operation, Right, Role, TableId};
-use tailrace_wal::{CommitTime, LogError, Seq};
+use tailrace_engine::{Applier, EngineError, Right, TableId};
+use tailrace_wal::Seq;
 use tokio::sync::mpsc;
 
 use super::{
     Shared,
     backoff::Backoff,
-    board::special,
     link::{Command, Event, Link, Records},
     pipeline::{OnStart, Pipeline, Step},
-    status::{Face, Failing, RETRY},
+    status::{Face, Failing},
 };
-use crate::{ReplicationState, session::Outcome, wire::CloseCause};
+use crate::ReplicationState;
 
 /// What a feed is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,19 +50,19 @@ pub(crate) struct Database {
     /// Those of them that a start remembers.
     pub(super) kept_skips: BTreeMap<Seq, String>,
     /// What was acknowledged last counts less as applied than as durable: a task was skipped.
-    lacks_tasks: bool,
+    pub(super) lacks_tasks: bool,
     /// The right that the apply user lacked.
-    lacks: Option<Right>,
+    pub(super) lacks: Option<Right>,
     /// Somebody asked for a repair.
     pub(super) repair_asked: bool,
     /// In this session the primary has offered it.
     pub(super) offered: bool,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     pub(super) resume_at: Option<Duration>,
     /// The last record was DROP DATABASE: nothing follows it.
     pub(super) ended: bool,
     pub(super) stopping: bool,
-    on_start: OnStart,
+    pub(super) on_start: OnStart,
 }
 
 impl Database {
@@ -167,7 +166,7 @@ impl Database {
     }
 
     /// Whether records are applied here under a name that has these rights.
-    fn permitted(&self, rights: &[Right]) -> Result<(), EngineError> {
+    pub(super) fn permitted(&self, rights: &[Right]) -> Result<(), EngineError> {
         let Some(user) = &self.shared.config.apply_user else { return Ok(()) };
         self.shared.engine.check_rights(user, &self.face.name, rights)
     }
@@ -340,127 +339,13 @@ impl Database {
         }
     }
 
-    async fn outcome(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Opened { position } => {
-                self.face.set_primary_seq(position.seq);
-                if self.failures == 0 {
-                    self.enabled();
-                }
-                if let Some((position, restart_seq)) = self.applier.as_ref().map(|applier| applier.position()) {
-                    // What was applied without a session is told now.
-                    if self.pipeline.is_settled() {
-                        self.acknowledge(position.seq, restart_seq);
-                    }
-                }
-                self.bring_awaited();
-            }
-            Outcome::Forked(reason) => self.forked(&reason),
-            Outcome::Lost(reason) => self.lost(reason).await,
-            Outcome::Dropped { end } => self.dropped(end.seq).await,
-            Outcome::Closed { cause: CloseCause::Off, reason } => {
-                self.phase = Phase::Unoffered;
-                let remedy = format!(
-                    "on the primary: CALL set_database_for_cluster_replication('{}', true), CALL start_cluster_replication()",
-                    self.face.name
-                );
-                self.set_state(ReplicationState::Disabled, Some(reason), Some(remedy));
-            }
-            Outcome::Closed { cause: CloseCause::NotGranted, reason } => {
-                self.phase = Phase::Unoffered;
-                let remedy = "grant it in section [replication.primary] of the primary".to_owned();
-                self.set_state(ReplicationState::Disabled, Some(reason), Some(remedy));
-            }
-            Outcome::Closed { cause: CloseCause::Unknown, reason } => {
-                let remedy = "start this replica with an empty data folder, or leave the database out of [replication.replica] databases".to_owned();
-                self.block(ReplicationState::Stopped, reason, remedy);
-            }
-            Outcome::Closed { cause: CloseCause::Failed, reason } => {
-                self.phase = Phase::Closed;
-                self.pause();
-                self.set_state(ReplicationState::Enabled, Some(format!("the primary cannot read on: {reason}")), None);
-            }
-        }
-    }
-
     /// Says what is durable here and what of it is applied: a task that was skipped is not, nor is what follows it complete.
-    fn acknowledge(&mut self, durable: Seq, restart_seq: Seq) {
+    pub(super) fn acknowledge(&mut self, durable: Seq, restart_seq: Seq) {
         let version = self.shared.engine.version();
         let here = version.database(&self.face.name).filter(|here| here.id == self.face.history);
         let applied = here.map_or(durable, |here| here.whole_upto());
         self.lacks_tasks = here.is_some_and(|here| applied < here.position.seq);
         self.say(Event::Acknowledge { history: self.face.history, durable, applied, restart_seq });
-    }
-
-    fn forked(&mut self, reason: &str) {
-        let remedy =
-            format!("decide which side is right; to take the primary's: CALL repair_database('{}')", self.face.name);
-        self.block(ReplicationState::Forked, reason.to_owned(), remedy);
-    }
-
-    async fn lost(&mut self, reason: String) {
-        self.pipeline.clear();
-        self.drain().await;
-        self.set_state(ReplicationState::Lost, Some(format!("{reason}; a repair runs")), None);
-        self.repair_now().await;
-    }
-
-    /// Runs a repair; what becomes of the database then is decided by how that went.
-    pub(super) async fn repair_now(&mut self) {
-        let began = self.now();
-        self.failed_task = None;
-        // It puts rows and tables in place.
-        if let Err(error) = self.permitted(&Right::ALL) {
-            self.phase = Phase::Closed;
-            return self.fail(&error);
-        }
-        let repaired = self.repair().await;
-        if self.phase != Phase::Unoffered {
-            self.phase = Phase::Closed;
-        }
-        match repaired {
-            Ok(position) => {
-                self.repair_asked = false;
-                self.failures = 0;
-                self.failed_task = None;
-                self.skips.clear();
-                self.backoff.reset();
-                self.face.set_applied(position.seq, self.now());
-                self.face.set_acknowledged(position.seq);
-                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
-                let mut board = self.face.board.lock();
-                board.clear();
-                board.done(special(position.seq, Operation::Append, now), true, began, now, monotonic);
-                drop(board);
-                self.enabled();
-            }
-            Err(reason) if self.link.is_none() || self.stopping => {
-                self.repair_asked &= !self.awaits_tables();
-                tracing::info!(database = self.face.name, reason, "a repair was interrupted");
-                self.face.board.lock().clear();
-            }
-            Err(reason) => {
-                // The feed tells whether the database is still there, and asks again.
-                self.repair_asked &= !self.awaits_tables();
-                self.fail_with(&format!("repair: {reason}"));
-            }
-        }
-    }
-
-    /// Asks for the repair that brings tables which were chosen since. Not of a database that has ended at the primary: its
-    /// feed leads to that end.
-    fn bring_awaited(&mut self) {
-        if self.offered && self.phase == Phase::Open && self.awaits_tables() {
-            tracing::info!(database = self.face.name, "a repair brings tables that were chosen");
-            self.repair_asked = true;
-        }
-    }
-
-    /// Whether tables are chosen that only a repair brings.
-    fn awaits_tables(&self) -> bool {
-        let version = self.shared.engine.version();
-        let here = version.database(&self.face.name).filter(|here| here.id == self.face.history);
-        here.is_some_and(|here| !here.awaited_tables().is_empty())
     }
 
     /// Waits until nothing is being committed.
@@ -472,152 +357,6 @@ impl Database {
             }
             self.step(step);
         }
-    }
-
-    async fn dropped(&mut self, end: Seq) {
-        self.pipeline.clear();
-        self.drain().await;
-        let began = self.now();
-        let dropped = match self.permitted(&[Right::Ddl]) {
-            Ok(()) => self.shared.engine.drop_followed(self.face.history).await,
-            Err(error) => Err(error),
-        };
-        match dropped {
-            Ok(()) => {
-                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
-                let info = special(end, Operation::DropDatabase, now);
-                self.face.board.lock().done(info, false, began, now, monotonic);
-                self.ended = true;
-            }
-            Err(error) => {
-                self.phase = Phase::Closed;
-                self.fail(&error);
-            }
-        }
-    }
-
-    fn name_taken(&mut self, link: &Link) {
-        self.phase = Phase::NameTaken;
-        let version = self.shared.engine.version();
-        let holder = version.database(&self.face.name).map(|database| database.role.clone());
-        if matches!(holder, Some(Role::Replica { primary }) if primary == link.primary) {
-            // The name's former database is about to end here.
-            let reason = "waits until the former database of this name has ended here".to_owned();
-            self.set_state(ReplicationState::Enabled, Some(reason), None);
-            return;
-        }
-        let name = &self.face.name;
-        let reason = format!(
-            "this cluster has a database {name:?} of its own; it is left alone, and {name:?} of {:?} is not followed",
-            link.primary
-        );
-        let remedy = format!(
-            "DROP DATABASE {name} here if it is no longer wanted, or leave it out of [replication.replica] databases"
-        );
-        self.set_state(ReplicationState::NameTaken, Some(reason), Some(remedy));
-    }
-
-    fn fail(&mut self, error: &EngineError) {
-        self.lacks = None;
-        match error {
-            EngineError::Forked(reason) => self.forked(reason),
-            EngineError::Log(error @ LogError::Forked { .. }) => self.forked(&error.to_string()),
-            EngineError::Closed => {
-                self.pipeline.clear();
-                self.stopping = true;
-            }
-            // As soon as it is granted, it goes on.
-            EngineError::NotPermitted { right, .. } => {
-                self.lacks = Some(*right);
-                self.fail_with(&error.to_string());
-            }
-            // Trying again changes nothing about these.
-            EngineError::Log(LogError::Poisoned { .. }) => {
-                let remedy = "put the disk right and restart this node".to_owned();
-                self.block(ReplicationState::Stopped, error.to_string(), remedy);
-            }
-            // Nor does skipping: it has no seq yet.
-            EngineError::TransactionTooLarge { .. } => {
-                let remedy =
-                    "raise engine.transaction_max_bytes of this node to its primary's and restart it".to_owned();
-                self.block(ReplicationState::Stopped, error.to_string(), remedy);
-            }
-            EngineError::DatabaseStopped { .. } => {
-                let remedy = format!("CALL repair_database('{}')", self.face.name);
-                self.block(ReplicationState::Stopped, error.to_string(), remedy);
-            }
-            // The record is whole and will be taken once there is space: nobody has to call for it.
-            error if error.is_full() => {
-                self.failures = 0;
-                self.fail_with(&error.to_string());
-            }
-            error => self.fail_with(&error.to_string()),
-        }
-    }
-
-    fn fail_with(&mut self, reason: &str) {
-        self.failures += 1;
-        let most = self.shared.config.task_failures_max.max(1);
-        self.pipeline.restart();
-        if self.failures >= most {
-            let reason = format!("{reason} (failed {} times)", self.failures);
-            self.face.board.lock().failed(&reason);
-            let remedy = self.remedy();
-            let failing = self.failing(None);
-            self.block_failing(ReplicationState::Stopped, reason, remedy.unwrap_or_else(|| RETRY.to_owned()), failing);
-            return;
-        }
-        let pause = self.pause();
-        let details = format!(
-            "{reason}; attempt {} of {most} failed, the next follows in {} ms",
-            self.failures,
-            pause.as_millis()
-        );
-        tracing::warn!(database = self.face.name, details, "a task of a followed database failed");
-        self.face.board.lock().failed(&details);
-        let state = if self.face.state() == ReplicationState::Lost {
-            ReplicationState::Lost
-        } else {
-            ReplicationState::Enabled
-        };
-        let now = self.shared.engine.clock().now();
-        self.face.set_state(state, Some(details), self.remedy(), self.failing(Some(pause)), now);
-    }
-
-    /// What ends the failures other than waiting.
-    fn remedy(&self) -> Option<String> {
-        if let (Some(right), Some(user)) = (self.lacks, &self.shared.config.apply_user) {
-            return Some(format!("CALL grant_right('{user}', '{}', '{}')", self.face.name, right.name()));
-        }
-        // The first one begins the database.
-        let may_skip = self.failed_task.filter(|task| *task > Seq(1));
-        may_skip.map(|task| format!("{RETRY}, or {}", self.skip_statement(task)))
-    }
-
-    /// What fails, and after what pause it is tried again.
-    fn failing(&self, next: Option<Duration>) -> Failing {
-        let now = self.shared.engine.clock().now();
-        let after = |pause: Duration| CommitTime(now.0.saturating_add(pause.as_micros() as i64));
-        Failing { attempts: self.failures, next_try: next.map(after), task: self.failed_task }
-    }
-
-    fn pause(&mut self) -> Duration {
-        let pause = self.backoff.next();
-        self.resume_at = Some(self.now() + pause);
-        pause
-    }
-
-    fn block(&mut self, state: ReplicationState, reason: String, remedy: String) {
-        self.block_failing(state, reason, remedy, Failing::default());
-    }
-
-    fn block_failing(&mut self, state: ReplicationState, reason: String, remedy: String, failing: Failing) {
-        self.phase = Phase::Blocked;
-        self.pipeline.clear();
-        self.face.board.lock().clear_waiting();
-        self.say(Event::CloseFeed { history: self.face.history });
-        let now = self.shared.engine.clock().now();
-        self.face.set_state(state, Some(reason), Some(remedy), failing, now);
     }
 
     fn finish(&mut self) {

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use tailrace_engine::RepairManifest;
+use tailrace_engine::{Operation, RepairManifest, Right};
 use tailrace_wal::Position;
 use tokio::sync::oneshot;
 
 use super::{
-    database::Database,
+    board::special,
+    database::{Database, Phase},
     link::{Command, Event},
 };
 use crate::wire::FeedNumber;
@@ -27,9 +28,67 @@ struct Piece {
 }
 
 impl Database {
+    /// Asks for the repair that brings tables which were chosen since. Not of a database that has ended at the primary: its
+    /// feed leads to that end.
+    pub(super) fn bring_awaited(&mut self) {
+        if self.offered && self.phase == Phase::Open && self.awaits_tables() {
+            tracing::info!(database = self.face.name, "a repair brings tables that were chosen");
+            self.repair_asked = true;
+        }
+    }
+
+    /// Whether tables are chosen that only a repair brings.
+    fn awaits_tables(&self) -> bool {
+        let version = self.shared.engine.version();
+        let here = version.database(&self.face.name).filter(|here| here.id == self.face.history);
+        here.is_some_and(|here| !here.awaited_tables().is_empty())
+    }
+
+    /// Runs a repair; what becomes of the database then is decided by how that went.
+    pub(super) async fn repair_now(&mut self) {
+        let began = self.now();
+        self.failed_task = None;
+        // It puts rows and tables in place.
+        if let Err(error) = self.permitted(&Right::ALL) {
+            self.phase = Phase::Closed;
+            return self.fail(&error);
+        }
+        let repaired = self.repair().await;
+        if self.phase != Phase::Unoffered {
+            self.phase = Phase::Closed;
+        }
+        match repaired {
+            Ok(position) => {
+                self.repair_asked = false;
+                self.failures = 0;
+                self.failed_task = None;
+                self.skips.clear();
+                self.backoff.reset();
+                self.face.set_applied(position.seq, self.now());
+                self.face.set_acknowledged(position.seq);
+                let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
+                let mut board = self.face.board.lock();
+                board.clear();
+                board.done(special(position.seq, Operation::Append, now), true, began, now, monotonic);
+                drop(board);
+                self.enabled();
+            }
+            Err(reason) if self.link.is_none() || self.stopping => {
+                self.repair_asked &= !self.awaits_tables();
+                tracing::info!(database = self.face.name, reason, "a repair was interrupted");
+                self.face.board.lock().clear();
+            }
+            Err(reason) => {
+                // The feed tells whether the database is still there, and asks again.
+                self.repair_asked &= !self.awaits_tables();
+                self.fail_with(&format!("repair: {reason}"));
+            }
+        }
+    }
+
     /// Fetches and installs a repair. An error says what went wrong; when the session is gone, it starts over with the
     /// next one.
-    pub(super) async fn repair(&mut self) -> Result<Position, String> {
+    async fn repair(&mut self) -> Result<Position, String> {
         let repairs = self.shared.repairs.clone();
         let _turn = repairs.acquire().await.map_err(|error| error.to_string())?;
         let (now, monotonic) = (self.shared.engine.clock().now(), self.now());
