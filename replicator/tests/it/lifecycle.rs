@@ -6,7 +6,7 @@ use tailrace_engine::ReplicationSwitches;
 use tailrace_replicator::{ReplicaTask, ReplicationState, TaskState};
 use tailrace_wal::{PinKey, Seq};
 
-use crate::support::{Authority, Site, acknowledged, eventually, reaches};
+use crate::support::{Authority, Site, acknowledged, eventually, followed, reaches};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_restart_in_mid_stream() {
@@ -47,10 +47,7 @@ async fn both_sides_restart_in_mid_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replica_stops_and_goes_on() {
     let authority = Authority::new();
-    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-    let publisher = primary.publish().await;
-    let follower = replica.follow(publisher.local_addr()).await;
-    primary.market("market").await;
+    let (primary, replica, publisher, follower) = followed(&authority).await;
     replica.catches_up(&primary, "market").await;
     let off = ReplicationSwitches { replica: false, ..replica.engine.replication_switches() };
     replica.engine.set_replication_switches(off).await.unwrap();
@@ -73,10 +70,7 @@ async fn the_replica_stops_and_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_primary_stops_and_goes_on_while_the_log_reaches_back() {
     let authority = Authority::new();
-    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-    let publisher = primary.publish().await;
-    let follower = replica.follow(publisher.local_addr()).await;
-    primary.market("market").await;
+    let (primary, replica, publisher, follower) = followed(&authority).await;
     replica.catches_up(&primary, "market").await;
     acknowledged(&publisher, "b", "market", Seq(2)).await;
     primary.engine.set_database_replication("market", false).await.unwrap();
@@ -102,10 +96,7 @@ async fn the_primary_stops_and_goes_on_while_the_log_reaches_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_comes_too_late_is_repaired() {
     let authority = Authority::new();
-    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-    let publisher = primary.publish().await;
-    let follower = replica.follow(publisher.local_addr()).await;
-    primary.market("market").await;
+    let (primary, replica, publisher, follower) = followed(&authority).await;
     replica.catches_up(&primary, "market").await;
     acknowledged(&publisher, "b", "market", Seq(2)).await;
     primary.engine.set_database_replication("market", false).await.unwrap();
@@ -114,10 +105,7 @@ async fn a_replica_that_comes_too_late_is_repaired() {
     for batch in 0..40 {
         primary.insert("market", "bars", batch * 5_000..(batch + 1) * 5_000).await;
     }
-    primary.engine.log().roll().await.unwrap();
-    primary.engine.flush().await.unwrap();
-    let history = primary.position("market").unwrap().history;
-    assert!(primary.engine.log().retained_after(history).unwrap() > Seq(2), "the test needs a truncated log");
+    primary.truncate("market", Seq(2)).await;
     primary.engine.set_database_replication("market", true).await.unwrap();
     replica.catches_up(&primary, "market").await;
     assert_eq!(replica.rows("market", "bars"), Some(200_000));
@@ -143,10 +131,7 @@ async fn a_new_replica_of_a_truncated_history_is_repaired_however_often_it_is_in
     for batch in 0..40 {
         primary.insert("market", "bars", batch * 5_000..(batch + 1) * 5_000).await;
     }
-    primary.engine.log().roll().await.unwrap();
-    primary.engine.flush().await.unwrap();
-    let history = primary.position("market").unwrap().history;
-    assert!(primary.engine.log().retained_after(history).unwrap() > Seq(0), "the test needs a truncated log");
+    primary.truncate("market", Seq(0)).await;
     for pause in [5, 20, 60, 120] {
         let follower = replica.follow(publisher.local_addr()).await;
         tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
@@ -165,10 +150,7 @@ async fn a_new_replica_of_a_truncated_history_is_repaired_however_often_it_is_in
 async fn dropped_and_created_anew_while_away() {
     let authority = Authority::new();
     for truncated in [false, true] {
-        let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-        let publisher = primary.publish().await;
-        let follower = replica.follow(publisher.local_addr()).await;
-        primary.market("market").await;
+        let (primary, replica, publisher, follower) = followed(&authority).await;
         primary.insert("market", "bars", 0..100).await;
         replica.catches_up(&primary, "market").await;
         acknowledged(&publisher, "b", "market", Seq(3)).await;
@@ -203,10 +185,7 @@ async fn dropped_and_created_anew_while_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_while_its_replication_is_off() {
     let authority = Authority::new();
-    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-    let publisher = primary.publish().await;
-    let follower = replica.follow(publisher.local_addr()).await;
-    primary.market("market").await;
+    let (primary, replica, publisher, follower) = followed(&authority).await;
     primary.insert("market", "bars", 0..100).await;
     replica.catches_up(&primary, "market").await;
     primary.engine.set_database_replication("market", false).await.unwrap();
@@ -225,10 +204,7 @@ async fn dropped_while_its_replication_is_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_word_of_an_end_was_lost() {
     let authority = Authority::new();
-    let (primary, replica) = (Site::new(&authority, "a").await, Site::new(&authority, "b").await);
-    let publisher = primary.publish().await;
-    let follower = replica.follow(publisher.local_addr()).await;
-    primary.market("market").await;
+    let (primary, replica, publisher, follower) = followed(&authority).await;
     primary.insert("market", "bars", 0..100).await;
     replica.catches_up(&primary, "market").await;
     let history = primary.position("market").unwrap().history;

@@ -206,6 +206,14 @@ impl Site {
         transaction.commit(CommitOptions::default()).await.unwrap();
     }
 
+    /// Truncates the log, so that nobody can begin to read the database's history at `seq` or before.
+    pub async fn truncate(&self, database: &str, seq: Seq) {
+        self.engine.log().roll().await.unwrap();
+        self.engine.flush().await.unwrap();
+        let history = self.position(database).unwrap().history;
+        assert!(self.engine.log().retained_after(history).unwrap() > seq, "the test needs a truncated log");
+    }
+
     pub fn position(&self, database: &str) -> Option<Position> {
         self.engine.version().database(database).map(|database| database.position)
     }
@@ -231,6 +239,15 @@ impl Site {
             panic!("{} is at {:?}, {} at {wanted:?}", self.name, self.position(database), with.name);
         }
     }
+}
+
+/// A primary `a` with `market`, and `b`, which follows it.
+pub async fn followed(authority: &Authority) -> (Site, Site, Arc<Publisher>, Arc<Follower>) {
+    let (primary, replica) = (Site::new(authority, "a").await, Site::new(authority, "b").await);
+    let publisher = primary.publish().await;
+    let follower = replica.follow(publisher.local_addr()).await;
+    primary.market("market").await;
+    (primary, replica, publisher, follower)
 }
 
 async fn open(dir: &TempDir) -> Arc<Engine> {

@@ -19,14 +19,6 @@ async fn two_tables(primary: &Site) {
     primary.engine.create_table("market", bars("risk")).await.unwrap();
 }
 
-/// Truncates the log of a site, so that nobody can begin at the start of its history.
-async fn truncate(site: &Site) {
-    site.engine.log().roll().await.unwrap();
-    site.engine.flush().await.unwrap();
-    let history = site.position("market").unwrap().history;
-    assert!(site.engine.log().retained_after(history).unwrap() > Seq(1), "the test needs a truncated log");
-}
-
 async fn repaired(follower: &Arc<Follower>) {
     eventually("a repair", || follower.tasks().iter().any(|task| task.repair && task.finished.is_some()).then_some(()))
         .await;
@@ -168,7 +160,7 @@ async fn a_repair_fetches_the_chosen_tables_and_a_limited_copy_serves_none() {
     for batch in 0..20 {
         primary.insert("market", "risk", batch * 5_000..(batch + 1) * 5_000).await;
     }
-    truncate(&primary).await;
+    primary.truncate("market", Seq(1)).await;
     // The log does not reach back.
     let follower = middle.follow_tables(publisher.local_addr(), &["bars"]).await;
     middle.catches_up(&primary, "market").await;
