@@ -6,7 +6,7 @@ use criterion::Criterion;
 use datafusion::{datasource::MemTable, prelude::SessionContext};
 use futures::TryStreamExt;
 use tailrace_engine::Durability;
-use tailrace_sql::{Instance, Outcome, Session, SessionFactory, SqlConfig};
+use tailrace_sql::{Instance, Outcome, Remotes, Session, SessionFactory, SqlConfig};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -55,13 +55,15 @@ async fn session(bed: &Bed) -> Session {
     let config = SqlConfig {
         node_name: "bench".into(),
         pgwire: ([127, 0, 0, 1], 0).into(),
+        tls: None,
         files_allow: Vec::new(),
         memory_bytes: 4 << 30,
         threads: 0,
         statement_timeout: None,
         settings: Vec::new(),
     };
-    let instance = Instance { engine: Arc::clone(&bed.engine), publisher: None, follower: None, config };
+    let remotes = Arc::new(Remotes::new(Arc::clone(&bed.engine), None, Vec::new()));
+    let instance = Instance { engine: Arc::clone(&bed.engine), publisher: None, follower: None, remotes, config };
     SessionFactory::new(Arc::new(instance)).await.unwrap().session("bench", Some("market"))
 }
 

@@ -6,7 +6,7 @@ use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartRep
 use tailrace_replicator::{
     CompressionPolicy, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant, TlsConfig,
 };
-use tailrace_sql::{Instance, Server, SqlConfig};
+use tailrace_sql::{FlightServer, Instance, Remotes, Server, SqlConfig};
 use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
 pub struct Node {
     instance: Arc<Instance>,
     server: Server,
+    flight: Option<FlightServer>,
 }
 
 impl Node {
@@ -37,7 +38,7 @@ impl Node {
 
         let mut started = Started { engine: Arc::clone(&engine), publisher: None, follower: None };
         match started.raise(settings, files_allow).await {
-            Ok((instance, server)) => Ok(Self { instance, server }),
+            Ok(node) => Ok(node),
             Err(error) => {
                 // The first failure is the one to report.
                 let _ = stop(&engine, started.publisher.as_deref(), started.follower.as_deref()).await;
@@ -66,12 +67,20 @@ impl Node {
         self.server.local_addr()
     }
 
+    /// Where Flight SQL clients and other clusters connect, if configured.
+    pub fn flight(&self) -> Option<SocketAddr> {
+        self.flight.as_ref().map(FlightServer::local_addr)
+    }
+
     /// Closes listeners and connections, ends replication, and closes the log: everything written is durable on
     /// return.
     ///
     /// # Errors
     /// The engine's, when the log or the manifest could not be closed cleanly.
     pub async fn shutdown(self) -> Result<()> {
+        if let Some(flight) = self.flight {
+            flight.shutdown().await;
+        }
         self.server.shutdown().await;
         stop(&self.instance.engine, self.instance.publisher.as_deref(), self.instance.follower.as_deref()).await
     }
@@ -85,7 +94,7 @@ struct Started {
 }
 
 impl Started {
-    async fn raise(&mut self, settings: &Settings, files_allow: Vec<PathBuf>) -> Result<(Arc<Instance>, Server)> {
+    async fn raise(&mut self, settings: &Settings, files_allow: Vec<PathBuf>) -> Result<Node> {
         if let Some(primary) = &settings.replication.primary {
             let config = publisher_config(settings, primary)?;
             self.publisher = Some(Publisher::start(Arc::clone(&self.engine), config).await?);
@@ -94,14 +103,27 @@ impl Started {
             let config = follower_config(settings, replica)?;
             self.follower = Some(Follower::start(Arc::clone(&self.engine), config).await?);
         }
+        let config = sql_config(settings, files_allow);
+        let remotes = Remotes::new(Arc::clone(&self.engine), config.tls.clone(), config.files_allow.clone());
         let instance = Arc::new(Instance {
             engine: Arc::clone(&self.engine),
             publisher: self.publisher.clone(),
             follower: self.follower.clone(),
-            config: sql_config(settings, files_allow),
+            remotes: Arc::new(remotes),
+            config,
         });
         let server = Server::start(Arc::clone(&instance)).await?;
-        Ok((instance, server))
+        let flight = match settings.listen.flight {
+            None => None,
+            Some(address) => match FlightServer::start(Arc::clone(&instance), address.0).await {
+                Ok(flight) => Some(flight),
+                Err(error) => {
+                    server.shutdown().await;
+                    return Err(error.into());
+                }
+            },
+        };
+        Ok(Node { instance, server, flight })
     }
 }
 
@@ -214,16 +236,19 @@ fn chosen_tables(replica: &ReplicaSettings) -> BTreeMap<String, TableChoice> {
 }
 
 fn tls_config(settings: &Settings) -> Result<TlsConfig> {
-    match &settings.tls {
-        Some(tls) => Ok(TlsConfig { ca: tls.ca.clone(), certificate: tls.certificate.clone(), key: tls.key.clone() }),
-        None => Err(Error::Configuration("replication needs the section [tls]".to_owned())),
-    }
+    own_certificates(settings).ok_or_else(|| Error::Configuration("replication needs the section [tls]".to_owned()))
+}
+
+fn own_certificates(settings: &Settings) -> Option<TlsConfig> {
+    let tls = settings.tls.as_ref()?;
+    Some(TlsConfig { ca: tls.ca.clone(), certificate: tls.certificate.clone(), key: tls.key.clone() })
 }
 
 fn sql_config(settings: &Settings, files_allow: Vec<PathBuf>) -> SqlConfig {
     SqlConfig {
         node_name: settings.node.name.clone(),
         pgwire: settings.listen.pgwire.0,
+        tls: own_certificates(settings),
         files_allow,
         memory_bytes: settings.query.memory_bytes.0,
         threads: settings.query.threads,

@@ -26,10 +26,8 @@ pub async fn serve(settings: Settings) -> Result<()> {
     // Before anything else, so that a signal during recovery ends the process by a clean stop, too.
     let mut signals = Signals::listen()?;
     let node = Node::start(&settings).await?;
-    for (key, address) in [("flight", settings.listen.flight), ("http", settings.listen.http)] {
-        if let Some(address) = address {
-            tracing::warn!("listen.{key} = \"{address}\" is accepted, but not served yet");
-        }
+    if let Some(address) = settings.listen.http {
+        tracing::warn!("listen.http = \"{address}\" is accepted, but not served yet");
     }
     announce(&node)?;
 
@@ -76,6 +74,9 @@ impl Signals {
 
 fn announce(node: &Node) -> Result<()> {
     let mut lines = format!("listening pgwire {}\n", node.pgwire());
+    if let Some(flight) = node.flight() {
+        lines.push_str(&format!("listening flight {flight}\n"));
+    }
     if let Some(publisher) = node.publisher() {
         lines.push_str(&format!("listening replication {}\n", publisher.local_addr()));
     }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position, Seq};
 
-use crate::{EngineError, EpochEntry, PointId, Result, Right, Table};
+use crate::{EngineError, EpochEntry, PointId, RemoteCluster, Result, Right, Table};
 
 /// Longest body, bytes: a table of 4096 columns with the longest names takes less.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -124,6 +124,13 @@ pub enum SystemFact {
         right: Right,
         /// Given or taken.
         granted: bool,
+    },
+    /// A cluster elsewhere was declared under a name, or is not any more.
+    RemoteCluster {
+        /// Its name here.
+        name: String,
+        /// How to reach it; null: dropped.
+        cluster: Option<RemoteCluster>,
     },
     /// A history ended with DROP DATABASE.
     Ended {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tailrace_wal::{CommitTime, HistoryId, Lsn, Part, PartEntry, PartHash, Payload, Position, Seq};
 
 use crate::{
-    EpochEntry, GrantedRight, Operation, ReplicationSwitches, Result, Role, SystemFact, TableChoice,
+    EpochEntry, GrantedRight, Operation, RemoteCluster, ReplicationSwitches, Result, Role, SystemFact, TableChoice,
     apply::fold_epoch,
     effect::invalid,
     operation::{decode_body, encode_body},
@@ -28,6 +28,7 @@ pub(crate) struct System {
     choices: BTreeMap<HistoryId, BTreeSet<String>>,
     asked_skips: BTreeMap<HistoryId, Vec<(Seq, String)>>,
     pub(crate) rights: BTreeSet<GrantedRight>,
+    pub(crate) remote_clusters: BTreeMap<String, RemoteCluster>,
     pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
     /// Since the last flush.
     pub(crate) moved: bool,
@@ -62,6 +63,7 @@ impl System {
             choices: BTreeMap::new(),
             asked_skips: BTreeMap::new(),
             rights: BTreeSet::new(),
+            remote_clusters: BTreeMap::new(),
             ended: BTreeMap::new(),
             moved: false,
         }
@@ -128,6 +130,12 @@ impl System {
                     self.rights.remove(&of)
                 };
             }
+            SystemFact::RemoteCluster { name, cluster } => {
+                match cluster {
+                    Some(cluster) => self.remote_clusters.insert(name, cluster),
+                    None => self.remote_clusters.remove(&name),
+                };
+            }
             SystemFact::Ended { history, name, end, epochs } => {
                 self.replicated.remove(&history);
                 self.choices.remove(&history);
@@ -177,6 +185,12 @@ impl System {
             right,
             granted: true,
         }));
+        facts.extend(
+            self.remote_clusters.iter().map(|(name, cluster)| SystemFact::RemoteCluster {
+                name: name.clone(),
+                cluster: Some(cluster.clone()),
+            }),
+        );
         facts.extend(self.ended.iter().map(|(history, ended)| SystemFact::Ended {
             history: *history,
             name: ended.name.clone(),
@@ -263,6 +277,14 @@ mod tests {
         [right("market", true), right("other", true), right("other", false)]
             .into_iter()
             .for_each(|fact| system.fold(fact));
+        let remote = |name: &str, address: Option<&str>| SystemFact::RemoteCluster {
+            name: name.into(),
+            cluster: address
+                .map(|address| RemoteCluster { addresses: vec![address.into()], ..RemoteCluster::default() }),
+        };
+        [remote("b", Some("old:1")), remote("b", Some("new:1")), remote("c", Some("c:1")), remote("c", None)]
+            .into_iter()
+            .for_each(|fact| system.fold(fact));
         let mut again = System::new(system.position.history);
         system.facts().into_iter().for_each(|fact| again.fold(fact));
         assert_eq!(again.facts(), system.facts());
@@ -280,6 +302,8 @@ mod tests {
         again.fold(choose(followed, Some(&["bars", "risk"])));
         assert_eq!(again.switches, ReplicationSwitches { primary: true, replica: false });
         assert_eq!(again.ended.len(), 1);
+        assert_eq!(again.remote_clusters.keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(again.remote_clusters["b"].addresses, ["new:1"]);
         assert_eq!(again.rights.iter().map(|right| right.database.as_str()).collect::<Vec<_>>(), ["market"]);
     }
 }

@@ -52,3 +52,4 @@ pub use status::{
     FollowedDatabaseStatus, FollowerStatus, PublisherFigures, ReplicaFeedStatus, ReplicaLinkStatus, ReplicaTask,
     ReplicationLag, ReplicationMetrics, ReplicationState, TaskState,
 };
+pub use tls::{client_tls, replica_name, server_tls};

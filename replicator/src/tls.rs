@@ -29,6 +29,24 @@ const IDENTITY_PREFIX: &str = "tailrace://replica/";
 
 /// The primary's side.
 pub(crate) fn server_config(config: &TlsConfig) -> Result<ServerConfig> {
+    let tls = server_tls(config, ALPN)?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
+    Ok(ServerConfig::with_crypto(Arc::new(crypto)))
+}
+
+/// The replica's side. The primary's certificate must be for the host in its address.
+pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig> {
+    let tls = client_tls(config, ALPN)?;
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
+    Ok(ClientConfig::new(Arc::new(crypto)))
+}
+
+/// TLS 1.3 for whoever accepts connections from other clusters: peers show a certificate that the authority signed, and
+/// prove it anew on every connection; nothing is taken before. `alpn`: the one protocol that is spoken.
+///
+/// # Errors
+/// [`ReplicationError::Configuration`] names the file that is wrong.
+pub fn server_tls(config: &TlsConfig, alpn: &[u8]) -> Result<rustls::ServerConfig> {
     let Material { roots, chain, key } = Material::read(config)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
@@ -39,15 +57,17 @@ pub(crate) fn server_config(config: &TlsConfig) -> Result<ServerConfig> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|error| wrong(&config.certificate, &error))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     // Every connection proves itself anew.
     tls.send_tls13_tickets = 0;
-    let crypto = QuicServerConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
-    Ok(ServerConfig::with_crypto(Arc::new(crypto)))
+    Ok(tls)
 }
 
-/// The replica's side. The primary's certificate must be for the host in its address.
-pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig> {
+/// TLS 1.3 for whoever connects to another cluster. The other side's certificate must be for the host that is asked for.
+///
+/// # Errors
+/// [`ReplicationError::Configuration`] names the file that is wrong.
+pub fn client_tls(config: &TlsConfig, alpn: &[u8]) -> Result<rustls::ClientConfig> {
     let Material { roots, chain, key } = Material::read(config)?;
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -55,10 +75,9 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig> {
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .map_err(|error| wrong(&config.certificate, &error))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     tls.resumption = Resumption::disabled();
-    let crypto = QuicClientConfig::try_from(tls).map_err(|error| wrong(&config.certificate, &error))?;
-    Ok(ClientConfig::new(Arc::new(crypto)))
+    Ok(tls)
 }
 
 /// A secret of this node that is the same after every start of it: made from its private key, of which it tells nothing.
@@ -120,8 +139,8 @@ pub(crate) fn own_name(config: &TlsConfig) -> Result<String> {
     })
 }
 
-/// The name that a checked certificate chain states.
-pub(crate) fn replica_name(chain: &[CertificateDer<'_>]) -> Result<String, String> {
+/// The name that a checked certificate chain states: who the peer is. An error says what is wrong with the certificate.
+pub fn replica_name(chain: &[CertificateDer<'_>]) -> Result<String, String> {
     let leaf = chain.first().ok_or("the peer sent no certificate")?;
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(leaf)
         .map_err(|error| format!("its certificate does not parse: {error}"))?;

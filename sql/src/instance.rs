@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tailrace_engine::Engine;
-use tailrace_replicator::{Follower, Publisher};
+use tailrace_replicator::{Follower, Publisher, TlsConfig};
+
+use crate::Remotes;
 
 /// Settings of the SQL surface.
 #[derive(Debug, Clone)]
@@ -12,6 +14,8 @@ pub struct SqlConfig {
     pub node_name: String,
     /// pgwire address; loopback only, as there are no passwords yet.
     pub pgwire: SocketAddr,
+    /// The node's certificates, towards other clusters and Flight clients.
+    pub tls: Option<TlsConfig>,
     /// Folders (absolute, canonical) under which COPY may read files.
     pub files_allow: Vec<PathBuf>,
     /// Memory for queries, bytes.
@@ -33,6 +37,8 @@ pub struct Instance {
     pub publisher: Option<Arc<Publisher>>,
     /// Present when `[replication.replica]` is configured.
     pub follower: Option<Arc<Follower>>,
+    /// Clusters elsewhere.
+    pub remotes: Arc<Remotes>,
     /// Settings.
     pub config: SqlConfig,
 }

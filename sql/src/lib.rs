@@ -15,17 +15,21 @@
 //! | write | `session` → `statement/parse` → `statement/insert` (literals: `statement/values`) or `statement/copy` → `statement/cast` → `statement/transaction` → engine |
 //! | read | `session` (pins a version) → `statement/query` → `provider/catalog` → `provider/table` → `provider/pruning` → `provider/hot` and `provider/cold` |
 //! | feed | `session` → `statement/query` → `feed/planner` → `feed/provider` → `feed/rows` → the engine's `changes` |
+//! | Flight SQL | `flight` → `flight/listener` (certificates) → `flight/service` → `flight/statement` → `session`; errors: `flight/status` |
+//! | remote clusters | `remote/catalog` (while planning) → `remote/table` (with `remote/filter`, `remote/aggregate`) → `remote/scan` → `remote/cluster` |
 //! | status | `system/schema` → `system/computed` → `system/table/…`; functions: `system/function/…`; CALL: `procedure/…` |
 //!
 //! Errors of other layers become SQL errors in `error/{engine,datafusion,arrow,parser}`.
 
 mod error;
 mod feed;
+mod flight;
 mod function;
 mod instance;
 mod pgwire;
 mod procedure;
 mod provider;
+mod remote;
 mod server;
 mod session;
 mod statement;
@@ -33,7 +37,9 @@ mod system;
 
 pub use error::{Result, SqlError};
 pub use feed::parse_table_name;
+pub use flight::FlightServer;
 pub use instance::{Instance, SqlConfig};
+pub use remote::{Remote, Remotes};
 pub use server::Server;
 pub use session::{Notice, Outcome, Session, SessionFactory};
 pub use statement::Statement;

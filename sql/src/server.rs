@@ -124,13 +124,15 @@ mod tests {
         let config = SqlConfig {
             node_name: "test".to_owned(),
             pgwire: ([127, 0, 0, 1], 0).into(),
+            tls: None,
             files_allow: Vec::new(),
             memory_bytes: 64 << 20,
             threads: 1,
             statement_timeout: None,
             settings: Vec::new(),
         };
-        let instance = Arc::new(Instance { engine, publisher: None, follower: None, config });
+        let remotes = Arc::new(crate::Remotes::new(engine.clone(), None, Vec::new()));
+        let instance = Arc::new(Instance { engine, publisher: None, follower: None, remotes, config });
         let server = Server::start_for(instance, 1).await.unwrap();
         let mut config = Config::new();
         config.host("127.0.0.1").port(server.local_addr().port()).user("ann").dbname("tailrace");

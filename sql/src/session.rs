@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Instance, Result, SqlError, feed, function, procedure,
     provider::{CATALOG, Catalog, PinnedVersion, partition_rows, register_store},
+    remote::{Catalogs, PushDownAggregate},
     statement::{
         Kind, Parser, Statement, call, copy, ddl, drop_partition,
         guard::Guard,
@@ -109,6 +110,7 @@ impl SessionFactory {
             .with_config(planning(instance.threads()))
             .with_runtime_env(runtime)
             .with_default_features()
+            .with_optimizer_rule(Arc::new(PushDownAggregate))
             .build();
         let mut context = SessionContext::new_with_state(state);
         function::register(&mut context)?;
@@ -116,7 +118,10 @@ impl SessionFactory {
         feed::register(&context, &instance.engine)?;
         partition_rows::register(&context, &instance.engine)?;
         system::register(&context, &instance)?;
-        Ok(Self { template: Arc::new(context.state()), parser: Arc::new(Parser::new()), instance })
+        let mut template = context.state();
+        let own = Arc::clone(template.catalog_list());
+        template.register_catalog_list(Arc::new(Catalogs::new(own, Arc::clone(&instance.remotes))));
+        Ok(Self { template: Arc::new(template), parser: Arc::new(Parser::new()), instance })
     }
 
     /// A session in `database` (the startup packet's database; `None` or an unknown one: no current database, names

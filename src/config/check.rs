@@ -56,6 +56,12 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
             );
         }
     }
+    if settings.listen.flight.is_some() && settings.tls.is_none() {
+        return refuse(
+            "listen.flight",
+            "needs [tls] with `ca`, `certificate` and `key`; `tailrace init` makes certificates".to_owned(),
+        );
+    }
     if settings.listen.replication.is_some() && replication.primary.is_none() {
         return refuse("listen.replication", "is for primaries: add [replication.primary], or remove it".to_owned());
     }

@@ -60,7 +60,7 @@ pub struct ListenSettings {
     pub pgwire: ListenAddress,
     /// Replicas of this cluster (UDP), when `[replication.primary]` is there. Default `:7443`.
     pub replication: Option<ListenAddress>,
-    /// Arrow Flight SQL: accepted, not served yet.
+    /// Flight SQL clients and other clusters (TCP), by certificate: needs `[tls]`. Usual `:50051`. Default: none.
     pub flight: Option<ListenAddress>,
     /// HTTP: accepted, not served yet.
     pub http: Option<ListenAddress>,

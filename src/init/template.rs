@@ -12,6 +12,7 @@ data_dir = "data"                   # log, manifest, datafiles
 
 [listen]                            # port 0 picks a free one; `serve` prints each address
 pgwire = "127.0.0.1:5442"           # PostgreSQL clients; loopback only, as there are no passwords yet
+# flight = ":50051"                 # Arrow Flight SQL clients and other clusters, by certificate; needs [tls]
 # replication = ":7443"             # replicas of this cluster (UDP); needs [replication.primary]
 
 [tls]                               # between clusters, both sides
@@ -23,7 +24,7 @@ key = "tls/node.key"
 # url = "file:///mnt/large/store"   # datafiles elsewhere than in data_dir/store
 
 [files]
-# allow = ["/srv/import"]           # folders from which COPY … FROM may read
+# allow = ["/srv/import"]           # folders from which COPY … FROM may read, and certificates of remote clusters
 
 [wal]
 # dir = "wal"                       # a disk of its own keeps commits quick while flushes write

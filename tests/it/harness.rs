@@ -92,6 +92,7 @@ impl Site {
             file_limit: None,
             process: None,
             pgwire: None,
+            flight: None,
             replication: None,
         }
     }
@@ -116,6 +117,8 @@ pub(crate) struct Node {
     file_limit: Option<u64>,
     process: Option<Child>,
     pgwire: Option<SocketAddr>,
+    /// Kept over restarts, as others know it.
+    pub(crate) flight: Option<SocketAddr>,
     /// Kept over restarts, so that replicas find it again.
     pub(crate) replication: Option<SocketAddr>,
 }
@@ -130,10 +133,16 @@ impl Node {
             let address = self.replication.map_or("127.0.0.1:0".to_owned(), |address| address.to_string());
             command.arg("--set").arg(format!("listen.replication={address}"));
         }
+        if let Some(address) = self.flight {
+            command.arg("--set").arg(format!("listen.flight={address}"));
+        }
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = lines_of(process.stdout.take().unwrap());
         self.process = Some(process);
         self.pgwire = Some(self.listening(&lines, "pgwire"));
+        if self.flags.iter().any(|flag| flag.starts_with("listen.flight=")) {
+            self.flight = Some(self.listening(&lines, "flight"));
+        }
         if is_primary {
             self.replication = Some(self.listening(&lines, "replication"));
         }

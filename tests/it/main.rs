@@ -12,6 +12,7 @@
 //! | `states` | failing tasks, skipped, retried, discarded, repaired; what is shown meanwhile |
 //! | `lag`, `synchronous`, `topologies` | how far behind; commits that wait for replicas; replicas of replicas |
 //! | `tail` | a table's changes in a shell |
+//! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
 //! | `crash`, `archive`, `wal` | processes that are killed; the log's copy, and what reads it offline |
 //!
 //! A link of 100 ms that stalls, and a primary of a later version: `replicator/tests/it/`.
@@ -26,6 +27,7 @@ mod burst;
 mod crash;
 mod demo;
 mod drop_and_recreate;
+mod flight;
 mod idle_source;
 mod lag;
 mod offline;

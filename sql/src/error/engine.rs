@@ -15,7 +15,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "3F000",
                     "column" => "42703",
-                    "subscription" => "42704",
+                    "subscription" | "remote cluster" => "42704",
                     _ => "42P01",
                 },
                 text,
@@ -24,7 +24,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "42P04",
                     "column" => "42701",
-                    "subscription" => "42710",
+                    "subscription" | "remote cluster" => "42710",
                     _ => "42P07",
                 },
                 text,

@@ -5,6 +5,7 @@ mod cluster_replication;
 mod dead_letter;
 mod flush;
 mod forget_pin;
+mod remote_cluster;
 mod repair_database;
 mod rights;
 mod set_database_for_cluster_replication;
@@ -31,7 +32,9 @@ pub(crate) struct Argument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Procedure {
     AdvanceSubscription,
+    CreateRemoteCluster,
     CreateSubscription,
+    DropRemoteCluster,
     DropSubscription,
     DiscardDeadLetter,
     Flush,
@@ -49,9 +52,11 @@ enum Procedure {
 }
 
 impl Procedure {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::AdvanceSubscription,
+        Self::CreateRemoteCluster,
         Self::CreateSubscription,
+        Self::DropRemoteCluster,
         Self::DropSubscription,
         Self::DiscardDeadLetter,
         Self::Flush,
@@ -71,7 +76,9 @@ impl Procedure {
     fn name(self) -> &'static str {
         match self {
             Self::AdvanceSubscription => "advance_subscription",
+            Self::CreateRemoteCluster => "create_remote_cluster",
             Self::CreateSubscription => "create_subscription",
+            Self::DropRemoteCluster => "drop_remote_cluster",
             Self::DropSubscription => "drop_subscription",
             Self::DiscardDeadLetter => "discard_dead_letter",
             Self::Flush => "flush",
@@ -93,7 +100,9 @@ impl Procedure {
         match self {
             Self::Flush | Self::StartClusterReplication | Self::StopClusterReplication => &[],
             Self::AdvanceSubscription => subscription::ADVANCE,
+            Self::CreateRemoteCluster => remote_cluster::CREATE,
             Self::CreateSubscription => subscription::CREATE,
+            Self::DropRemoteCluster => remote_cluster::DROP,
             Self::DropSubscription => subscription::DROP,
             Self::DiscardDeadLetter | Self::RetryDeadLetter => dead_letter::PARAMETERS,
             Self::ForgetPin => forget_pin::PARAMETERS,
@@ -139,7 +148,9 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     let notices = match procedure {
         Procedure::VerifyDatabase => return verify_database::run(instance, &arguments).await,
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
+        Procedure::CreateRemoteCluster => remote_cluster::create(instance, &arguments).await?,
         Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
+        Procedure::DropRemoteCluster => remote_cluster::drop(instance, &arguments).await?,
         Procedure::DropSubscription => subscription::drop(instance, &arguments).await?,
         Procedure::DiscardDeadLetter => dead_letter::discard(instance, &arguments).await?,
         Procedure::GrantRight => rights::set(instance, &arguments, true).await?,

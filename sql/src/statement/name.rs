@@ -59,8 +59,9 @@ impl TableName {
             [catalog, database, table] if catalog == CATALOG => {
                 Ok(Self { database: Some(std::mem::take(database)), table: std::mem::take(table) })
             }
-            [catalog, _, _] => Err(SqlError::new("0A000", format!("there is no catalog {catalog:?}"))
-                .hint(format!("tables are named database.table; the only catalog is {CATALOG:?}"))),
+            [catalog, _, _] => Err(SqlError::unsupported(format!("changing anything in catalog {catalog:?}")).hint(format!(
+                "what can be changed here is named database.table, its catalog is {CATALOG:?}; remote clusters are only read"
+            ))),
             _ => {
                 Err(SqlError::syntax(format!("{name} has too many parts for a table's name"))
                     .hint("write database.table"))

@@ -23,10 +23,12 @@ use super::settings::rows;
 use crate::{
     Outcome, Result, Session, SqlError, feed,
     provider::{PinnedVersion, check_readable},
+    remote::check_names,
 };
 
 /// Plans a query; names are resolved in `state`.
 pub(crate) async fn plan(state: &SessionState, query: &ast::Statement, sql: &str) -> Result<LogicalPlan> {
+    check_names(query)?;
     let statement = DataFusionStatement::Statement(Box::new(query.clone()));
     let plan = state.statement_to_plan(statement).await.map_err(|error| SqlError::planning(error, sql))?;
     // The parsed statement is a query, but some queries (SELECT INTO) would still write.

@@ -5,13 +5,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use datafusion::{arrow::array::RecordBatch, arrow::util::pretty::pretty_format_batches, common::ScalarValue};
 use futures::TryStreamExt;
 use tailrace_engine::{Engine, EngineConfig, EngineSeams};
-use tailrace_sql::{Instance, Outcome, Result, Session, SessionFactory, SqlConfig, SqlError};
+use tailrace_sql::{Instance, Outcome, Remotes, Result, Session, SessionFactory, SqlConfig, SqlError};
 use tailrace_wal::{SystemClock, SystemDisk};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) instance: Arc<Instance>,
     factory: SessionFactory,
 }
 
@@ -33,6 +34,7 @@ impl Node {
         let mut config = SqlConfig {
             node_name: "test".to_owned(),
             pgwire: ([127, 0, 0, 1], 0).into(),
+            tls: None,
             files_allow: vec![files.canonicalize().unwrap()],
             memory_bytes: 256 << 20,
             threads: 2,
@@ -40,9 +42,12 @@ impl Node {
             settings: Vec::new(),
         };
         change(&mut config);
-        let instance = Instance { engine: engine.clone(), publisher: None, follower: None, config };
-        let factory = SessionFactory::new(Arc::new(instance)).await.unwrap();
-        Self { folder, engine, factory }
+        let remotes = Remotes::new(engine.clone(), config.tls.clone(), config.files_allow.clone());
+        let remotes = Arc::new(remotes);
+        let instance = Instance { engine: engine.clone(), publisher: None, follower: None, remotes, config };
+        let instance = Arc::new(instance);
+        let factory = SessionFactory::new(Arc::clone(&instance)).await.unwrap();
+        Self { folder, engine, instance, factory }
     }
 
     pub(crate) fn client(&self, database: Option<&str>) -> Client {

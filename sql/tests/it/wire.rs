@@ -8,7 +8,7 @@ use std::{
 
 use futures::{TryStreamExt, future::join_all, pin_mut};
 use tailrace_engine::{Engine, EngineConfig, EngineSeams};
-use tailrace_sql::{Instance, Server, SqlConfig, SqlError};
+use tailrace_sql::{Instance, Remotes, Server, SqlConfig, SqlError};
 use tailrace_wal::{SystemClock, SystemDisk};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,13 +32,15 @@ pub(crate) async fn start(address: SocketAddr) -> Result<Served, SqlError> {
     let config = SqlConfig {
         node_name: "site-a".to_owned(),
         pgwire: address,
+        tls: None,
         files_allow: Vec::new(),
         memory_bytes: 256 << 20,
         threads: 2,
         statement_timeout: None,
         settings: vec![("node.name".to_owned(), "site-a".to_owned())],
     };
-    let instance = Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, config });
+    let remotes = Arc::new(Remotes::new(engine.clone(), None, Vec::new()));
+    let instance = Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, remotes, config });
     let server = Server::start(instance).await?;
     Ok(Served { server, engine, _folder: folder })
 }

@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 17] = [
+const TABLES: [&str; 18] = [
     "archive",
     "archive_gaps",
     "databases",
@@ -15,6 +15,7 @@ const TABLES: [&str; 17] = [
     "memory",
     "partitions",
     "pins",
+    "remote_clusters",
     "replicas",
     "rights",
     "settings",

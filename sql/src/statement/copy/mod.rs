@@ -31,7 +31,7 @@ const BATCH_ROWS: usize = 64 << 10;
 /// A checked COPY … FROM.
 #[derive(Debug)]
 pub(crate) struct Copy {
-    table: TableName,
+    pub(crate) table: TableName,
     columns: Vec<String>,
     file: PathBuf,
     format: Format,

@@ -10,6 +10,7 @@ mod followed;
 mod memory;
 mod partitions;
 mod pins;
+mod remote_clusters;
 mod replicas;
 mod rights;
 mod settings;
@@ -43,6 +44,7 @@ pub(super) const ALL: &[SystemTable] = &[
     memory::TABLE,
     partitions::TABLE,
     pins::TABLE,
+    remote_clusters::TABLE,
     replicas::TABLE,
     rights::TABLE,
     settings::TABLE,
