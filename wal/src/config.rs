@@ -25,6 +25,9 @@ pub struct LogConfig {
     /// A bug that is switched on, to see that tests find it.
     #[cfg(feature = "simulation")]
     pub planted: Option<crate::simulation::PlantedBug>,
+    /// Appenders take turns also where appends meet, so that many turns follow each other closely.
+    #[cfg(feature = "simulation")]
+    pub crowds_take_turns: bool,
 }
 
 /// Whether a bug is planted in a log with these settings. `false`, as a constant, without the feature `simulation`.
@@ -44,6 +47,14 @@ macro_rules! planted {
 pub(crate) use planted;
 
 impl LogConfig {
+    /// Whether appends that meet go to the thread for a while.
+    pub(crate) fn gathers_crowds(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return !self.crowds_take_turns;
+        #[cfg(not(feature = "simulation"))]
+        true
+    }
+
     /// Defaults for a folder.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -57,6 +68,8 @@ impl LogConfig {
             reserve_bytes: 0,
             #[cfg(feature = "simulation")]
             planted: None,
+            #[cfg(feature = "simulation")]
+            crowds_take_turns: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -24,7 +24,7 @@ use crate::{
     retention::LogHolders,
     run::Run,
     shared::Shared,
-    writer::Writer,
+    writer::{Pen, Writer},
 };
 
 /// When the writer syncs for a record.
@@ -140,6 +140,8 @@ pub struct Log {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
+    /// For appenders' turns. Empty where the writer is stepped by hand: then there are none.
+    pen: OnceLock<Arc<Pen>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     _lock: DiskLock,
 }
@@ -155,11 +157,13 @@ impl Log {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), LogError> {
         let (log, writer, recovery) = Self::recovered(config, node, durable_floor, disk, clock)?;
+        let inner = &log.inner;
+        let pen = inner.pen.get_or_init(|| Arc::new(Pen::new(inner.shared.clone(), writer))).clone();
         let thread = std::thread::Builder::new()
             .name("wal-writer".into())
-            .spawn(move || writer.run())
-            .map_err(|error| io_error("start the writer of", &log.inner.shared.config.dir, error))?;
-        *log.inner.thread.lock() = Some(thread);
+            .spawn(move || pen.run())
+            .map_err(|error| io_error("start the writer of", &inner.shared.config.dir, error))?;
+        *inner.thread.lock() = Some(thread);
         Ok((log, recovery))
     }
 
@@ -183,7 +187,7 @@ impl Log {
             tracing::warn!("torn tail: {torn}");
         }
         let shared = Arc::new(Shared {
-            queue: Queue::new(config.queue_max_bytes),
+            queue: Queue::new(config.queue_max_bytes, config.gathers_crowds()),
             marks: Marks::new(recovered.last.last),
             poison: Poison::default(),
             refuses: AtomicBool::new(false),
@@ -199,7 +203,7 @@ impl Log {
             clock,
         });
         let writer = Writer::new(shared.clone(), recovered.active, recovered.last);
-        let inner = Inner { shared, thread: Mutex::default(), _lock: lock };
+        let inner = Inner { shared, pen: OnceLock::new(), thread: Mutex::default(), _lock: lock };
         Ok((Self { inner: Arc::new(inner) }, writer, recovered.report))
     }
 
@@ -239,7 +243,8 @@ impl Log {
         Ok(known.begin_transaction(&end, &*shared.clock))
     }
 
-    /// Queues a record of a history that this node writes. Waits only while the queue is over its byte budget.
+    /// Queues a record of a history that this node writes; a small one is written here and now where nobody writes and
+    /// nothing waits, which takes microseconds, and never a sync. Waits only while the queue is over its byte budget.
     /// Records are written in the order of these calls' return.
     pub fn append(
         &self,
@@ -247,7 +252,7 @@ impl Log {
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
         let checked = record.payload.check().and_then(|()| self.inner.shared.check_space(record.kind));
-        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence, None)
+        enqueue(&self.inner, checked.map(|()| Queued::Own(record)), persistence, None)
     }
 
     /// [`Log::append`] of a record that makes space: taken while clients' writes are refused for want of it.
@@ -257,7 +262,7 @@ impl Log {
         persistence: Persistence,
     ) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
         let checked = record.payload.check();
-        enqueue(self.inner.shared.clone(), checked.map(|()| Queued::Own(record)), persistence, None)
+        enqueue(&self.inner, checked.map(|()| Queued::Own(record)), persistence, None)
     }
 
     /// Refuses commits and fragments with [`LogError::Full`] from now on, or takes them again: what space there is then
@@ -266,7 +271,7 @@ impl Log {
         self.inner.shared.refuses.store(refuse, Ordering::Release);
     }
 
-    /// Queues a record received from its primary. A commit that does not continue the history fails with
+    /// Queues or writes a record received from its primary, as [`Log::append`] does. A commit that does not continue the history fails with
     /// [`LogError::Forked`] before anything is written, one whose fragments are not in the log with
     /// [`LogError::Invalid`]; the [`Appending`] says so.
     pub fn append_verbatim(
@@ -299,7 +304,7 @@ impl Log {
         if let (Err(error), Some(run)) = (&checked, &run) {
             run.refuse(error);
         }
-        enqueue(shared.clone(), checked.map(|()| Queued::Verbatim(record)), persistence, run)
+        enqueue(&self.inner, checked.map(|()| Queued::Verbatim(record)), persistence, run)
     }
 
     /// Makes everything queued so far durable. Returns the durable LSN.
@@ -465,17 +470,27 @@ impl Drop for Inner {
     }
 }
 
-async fn enqueue(
-    shared: Arc<Shared>,
+/// Has a record written by the caller, or queues it.
+fn enqueue(
+    inner: &Inner,
     record: Result<Queued, LogError>,
     persistence: Persistence,
     run: Option<Run>,
-) -> Result<Appending, LogError> {
-    let (written, on_written) = oneshot::channel();
-    let (durable, on_durable) = oneshot::channel();
-    let request = Request { record: record?, persistence, run, written, durable };
-    shared.queue.push_within_budget(Item::Append(request)).await?;
-    Ok(Appending { shared, written: Some(on_written), outcome: None, durable: on_durable })
+) -> impl Future<Output = Result<Appending, LogError>> + Send + use<> {
+    let (shared, pen) = (inner.shared.clone(), inner.pen.get().cloned());
+    async move {
+        let (written, on_written) = oneshot::channel();
+        let (durable, on_durable) = oneshot::channel();
+        let request = Request { record: record?, persistence, run, written, durable };
+        let left = match &pen {
+            Some(pen) => pen.append(request).err(),
+            None => Some(request),
+        };
+        if let Some(request) = left {
+            shared.queue.push_within_budget(Item::Append(request)).await?;
+        }
+        Ok(Appending { shared, written: Some(on_written), outcome: None, durable: on_durable })
+    }
 }
 
 pub(crate) async fn command(

@@ -144,6 +144,11 @@ impl Active {
         self.is_sealed || self.is_cut || (self.end > SEGMENT_HEADER_LEN as u64 && self.end + len > self.segment_bytes)
     }
 
+    /// Whether a frame of `len` bytes overwrites zeros that are written ahead.
+    pub(crate) fn has_zeros_for(&self, len: u64) -> bool {
+        self.end + len <= self.zeroed_to
+    }
+
     /// Bytes of frames that still fit.
     pub(crate) fn room(&self) -> u64 {
         self.segment_bytes.saturating_sub(self.end)

@@ -1,7 +1,8 @@
-//! The one thread that writes: it takes all that waits, writes it with as few calls as possible, syncs once if anyone
-//! waits for that, and tells all.
+//! What is done in a turn: all that waits is written with as few calls as possible, synced once if anyone waits for that,
+//! and all are told. One turn follows the other; whose they are says `turn`.
 
 mod active;
+mod turn;
 mod unit;
 
 use std::{
@@ -11,9 +12,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
-
 pub(crate) use active::{Active, WriteError, make_segment};
+pub(crate) use turn::Pen;
 pub(crate) use unit::push_payload;
 use unit::{Unit, Unsynced};
 
@@ -21,7 +21,7 @@ use crate::{
     LogError, Lsn,
     config::planted,
     frame,
-    queue::{Item, Request, Woken},
+    queue::{Item, Reply, Request, Woken},
     segment::{Predecessor, SegmentState},
     shared::Shared,
 };
@@ -52,11 +52,11 @@ pub(crate) struct Writer {
     syncing: usize,
     /// How many are likely to come now: those who waited for the last sync, and what came meanwhile.
     company: usize,
-    /// How long that sync took, at most [`GATHER_MAX`].
+    /// How long that sync took.
     sync_time: Duration,
 }
 
-/// Whether the thread goes on.
+/// Whether there are further turns.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Go,
@@ -80,18 +80,6 @@ impl Writer {
         }
     }
 
-    /// The thread's body.
-    pub(crate) fn run(mut self) {
-        loop {
-            let company = std::mem::take(&mut self.company);
-            self.shared.queue.gather(company, self.sync_time / 2, &*self.shared.clock);
-            let woken = self.shared.queue.take(self.patience());
-            if !self.turn(woken) {
-                return;
-            }
-        }
-    }
-
     /// Does what it was woken for. `false` when that was the last.
     pub(crate) fn turn(&mut self, woken: Woken) -> bool {
         let next = match woken {
@@ -107,31 +95,65 @@ impl Writer {
         }
     }
 
+    /// Writes one record and syncs nothing: an appender's turn. `false` when that was the last.
+    pub(crate) fn write(&mut self, request: Request) -> bool {
+        match self.append_unit(&mut VecDeque::from([request])) {
+            Ok(_) => true,
+            Err(WriteError::Full(error)) => {
+                tracing::warn!("{error}");
+                true
+            }
+            Err(WriteError::Broken(error)) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
     /// What would wake it now, if anything waits.
     #[cfg(feature = "simulation")]
     pub(crate) fn waiting(&self) -> Option<Woken> {
-        match self.shared.queue.take(Some(Duration::ZERO)) {
-            Woken::Idle => None,
-            items => Some(items),
-        }
+        self.shared.queue.take_waiting()
     }
 
     /// What would wake it when nothing came for as long as it waits.
     #[cfg(feature = "simulation")]
     pub(crate) fn idles(&self) -> Option<Woken> {
-        (self.shared.queue.is_empty() && self.patience().is_some()).then_some(Woken::Idle)
+        (self.shared.queue.is_empty() && self.due().is_some()).then_some(Woken::Idle)
     }
 
-    /// How long to wait for more: until the next sync is due, or until a durable mark is worth it.
-    fn patience(&self) -> Option<Duration> {
-        let interval = self.shared.config.sync_interval;
-        match self.unsynced_since {
-            Some(since) => {
-                let waited = self.shared.clock.monotonic().saturating_sub(since);
-                Some(interval.saturating_sub(waited).max(Duration::from_micros(1)))
-            }
-            None => (self.stated < self.last.last).then_some(interval),
-        }
+    /// When it has something to do though nothing comes, in monotonic time: the next sync, at once if someone waits for it,
+    /// or a durable mark, which is worth it when nothing came for as long.
+    fn due(&self) -> Option<Duration> {
+        let since = match self.unsynced_since {
+            Some(_) if self.syncing > 0 => return Some(Duration::ZERO),
+            Some(since) => since,
+            None if self.stated < self.last.last => self.shared.clock.monotonic(),
+            None => return None,
+        };
+        Some(since.saturating_add(self.shared.config.sync_interval))
+    }
+
+    /// Whether an appender may write a record of `len` bytes itself: the write is short, as it overwrites zeros that are
+    /// there, and nothing else becomes due with it.
+    fn is_ready_for(&self, len: u64) -> bool {
+        let unsynced = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) + len;
+        !self.active.is_full_for(len)
+            && self.active.has_zeros_for(len)
+            && unsynced < EAGER_SYNC_BYTES.min(self.shared.config.async_max_bytes)
+            && !self.is_overdue()
+    }
+
+    /// Waits for those who are likely to come now.
+    fn gather(&mut self) {
+        let company = std::mem::take(&mut self.company);
+        self.shared.queue.gather(company, self.sync_time.min(GATHER_MAX) / 2, &*self.shared.clock);
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.unsynced_since.is_some_and(|since| {
+            self.shared.clock.monotonic().saturating_sub(since) >= self.shared.config.sync_interval
+        })
     }
 
     fn idle(&mut self) -> Result<(), LogError> {
@@ -184,7 +206,7 @@ impl Writer {
         }
     }
 
-    fn reply(&self, reply: oneshot::Sender<Result<Lsn, LogError>>) -> Result<(), LogError> {
+    fn reply(&self, reply: Reply) -> Result<(), LogError> {
         let _ = reply.send(Ok(self.shared.marks.durable()));
         Ok(())
     }
@@ -214,9 +236,9 @@ impl Writer {
                 Err(WriteError::Broken(error)) => return Err(error),
             }
         }
-        let overdue = self.unsynced_since.is_some_and(|since| {
-            self.shared.clock.monotonic().saturating_sub(since) >= self.shared.config.sync_interval
-        });
+        // Of an appender's turn before this one, too.
+        let wants_sync = wants_sync || self.syncing > 0;
+        let overdue = self.is_overdue();
         let is_bulk = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) >= EAGER_SYNC_BYTES;
         if (wants_sync || overdue || is_bulk) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
     }
@@ -307,7 +329,7 @@ impl Writer {
             }
             result => result?,
         }
-        self.sync_time = self.shared.clock.monotonic().saturating_sub(start).min(GATHER_MAX);
+        self.sync_time = self.shared.clock.monotonic().saturating_sub(start);
         self.synced();
         Ok(())
     }
@@ -429,7 +451,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// A bug that ends the thread must not leave anyone waiting.
+    /// A bug that ends a turn must not leave anyone waiting.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.fail(&LogError::Poisoned { reason: "the log's writer panicked".into() });

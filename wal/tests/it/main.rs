@@ -16,3 +16,4 @@ mod runs;
 mod simulation;
 mod support;
 mod tail;
+mod turns;
