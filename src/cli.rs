@@ -1,10 +1,10 @@
-//! Command line: `tailrace init`, `serve`, `demo`, `tail`, `wal`.
+//! Command line: `tailrace init`, `serve`, `demo`, `tail`, `job`, `wal`.
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Error, Result, config, demo, init, serve, tail, wal};
+use crate::{Error, Result, config, demo, init, job, serve, tail, wal};
 
 /// A columnar store for time series whose write-ahead log is its change stream.
 #[derive(Debug, Parser)]
@@ -27,6 +27,11 @@ enum Command {
     /// Exit code 0: the end, an interrupt (the last seq is told on standard error), or nobody reads any more; 1: the node
     /// refused or ended it; 2: asked for wrongly.
     Tail(tail::TailArgs),
+    /// Statements that a running node runs when they are due: lists, schedules, runs, pauses, deletes them.
+    ///
+    /// Exit code 0: done, and of `run`, the run succeeded; 1: the node refused, was not reached, or the run did not succeed; 2:
+    /// asked for wrongly; 130: interrupted, and the run that was waited for cancelled.
+    Job(job::JobArgs),
     /// Reads a node's log as it lies on disk; safe beside a running node.
     ///
     /// Exit code 0: sound; 1: damaged; 2: could not be read, or was asked for wrongly.
@@ -77,7 +82,10 @@ pub fn main() -> ExitCode {
         return wal::run(command);
     }
     if let Command::Tail(args) = &cli.command {
-        return tail(args.clone());
+        return client(tail::run(args.clone()));
+    }
+    if let Command::Job(args) = &cli.command {
+        return client(job::run(args.clone()));
     }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -101,7 +109,7 @@ fn run(command: Command) -> Result<()> {
             block_on(serve::serve(settings))
         }
         // Have exit codes of their own.
-        Command::Wal(_) | Command::Tail(_) => Ok(()),
+        Command::Wal(_) | Command::Tail(_) | Command::Job(_) => Ok(()),
         Command::Demo(DemoArgs { rows, serve }) => {
             serve::trace("warn");
             block_on(demo::demo(rows, serve))
@@ -109,9 +117,9 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-fn tail(args: tail::TailArgs) -> ExitCode {
+fn client(command: impl Future<Output = ExitCode>) -> ExitCode {
     match runtime() {
-        Ok(runtime) => runtime.block_on(tail::run(args)),
+        Ok(runtime) => runtime.block_on(command),
         Err(error) => {
             eprintln!("tailrace: {error}");
             ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! A node from its settings: engine → publisher → follower → SQL server, started bottom up, stopped top down.
+//! A node from its settings: engine → publisher → follower → SQL server → jobs, started bottom up, stopped top down.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -6,7 +6,7 @@ use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartRep
 use tailrace_replicator::{
     CompressionPolicy, Follower, FollowerConfig, Publisher, PublisherConfig, ReplicaFlow, ReplicaGrant, TlsConfig,
 };
-use tailrace_sql::{FlightServer, Instance, Remotes, Server, SqlConfig};
+use tailrace_sql::{FlightServer, Instance, Jobs, Remotes, Server, SqlConfig};
 use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
 
 use crate::{
@@ -72,12 +72,13 @@ impl Node {
         self.flight.as_ref().map(FlightServer::local_addr)
     }
 
-    /// Closes listeners and connections, ends replication, and closes the log: everything written is durable on
+    /// Ends jobs, closes listeners and connections, ends replication, and closes the log: everything written is durable on
     /// return.
     ///
     /// # Errors
     /// The engine's, when the log or the manifest could not be closed cleanly.
     pub async fn shutdown(self) -> Result<()> {
+        self.instance.jobs.shutdown().await;
         if let Some(flight) = self.flight {
             flight.shutdown().await;
         }
@@ -110,6 +111,7 @@ impl Started {
             publisher: self.publisher.clone(),
             follower: self.follower.clone(),
             remotes: Arc::new(remotes),
+            jobs: Jobs::new(Arc::clone(&self.engine)),
             config,
         });
         let server = Server::start(Arc::clone(&instance)).await?;
@@ -123,6 +125,7 @@ impl Started {
                 }
             },
         };
+        instance.jobs.start(server.sessions()).await;
         Ok(Node { instance, server, flight })
     }
 }

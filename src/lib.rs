@@ -1,16 +1,18 @@
 //! The `tailrace` binary's parts: command line, settings, composition of a node, and the demo.
 //!
 //! `main` → [`cli`] → [`init`] | [`serve`] | [`demo`]; the last two build nodes with [`compose`] from [`config`].
-//! `tailrace tail` (`tail/`) is a client of a running node; `tailrace wal` (`wal/`) reads a log without a node.
+//! `tailrace tail` (`tail/`) and `job` (`job/`, over `client/`) are clients of a running node; `tailrace wal` (`wal/`) reads a log without a node.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cli;
+mod client;
 pub mod compose;
 pub mod config;
 pub mod demo;
 mod error;
 pub mod init;
+mod job;
 pub mod serve;
 mod tail;
 mod wal;

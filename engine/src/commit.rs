@@ -266,8 +266,17 @@ impl Engine {
 
     /// Appends facts to the system history and folds them; durable on return.
     pub(crate) async fn record_facts(&self, facts: Vec<SystemFact>) -> Result<()> {
+        self.record_decided(|| Ok((facts, ()))).await
+    }
+
+    /// The same for facts that follow from what is known while nobody else writes to the history; none: nothing is written.
+    pub(crate) async fn record_decided<T>(&self, decide: impl FnOnce() -> Result<(Vec<SystemFact>, T)>) -> Result<T> {
         self.check_open()?;
         let _one_at_a_time = self.system_writing.lock().await;
+        let (facts, decided) = decide()?;
+        if facts.is_empty() {
+            return Ok(decided);
+        }
         let gate = self.gate.read().await;
         let history = self.system.lock().position.history;
         let record = Record {
@@ -287,7 +296,7 @@ impl Engine {
         }
         drop(gate);
         appending.durable().await?;
-        Ok(())
+        Ok(decided)
     }
 
     /// Ends a transaction that has written fragments. Best effort: a start aborts what is left open.

@@ -60,6 +60,7 @@ mod held;
 mod history;
 mod ids;
 mod ingest;
+mod job;
 mod keys;
 mod manifest;
 mod memtable;
@@ -110,6 +111,11 @@ pub use error::{EngineError, Result};
 pub use held::OpenFragments;
 pub use history::{EpochEntry, HistoryInfo};
 pub use ids::{ColumnId, Ordinal, SchemaVersion, TableId};
+pub use job::{
+    CatchUp, JOB_MESSAGE_BYTES_MAX, JOB_RETRIES_MAX, JOB_RUNS_KEPT_MAX, JOB_RUNS_MAX, JOB_STATEMENT_BYTES_MAX,
+    JOBS_MAX, Job, JobBegin, JobDefinition, JobEnd, JobOutcome, JobPause, JobRetry, JobRun, JobTrigger, RunNumber,
+    SkippedRuns,
+};
 pub use manifest::{DatabaseFacts, ManifestFacts};
 pub use operation::{CreateDatabase, CreateTable, DigestPoint, Operation, OperationCode, SystemFact};
 pub use part::{decode_part, encode_part};

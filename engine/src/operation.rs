@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tailrace_wal::{HistoryId, Position, Seq};
 
-use crate::{EngineError, EpochEntry, PointId, RemoteCluster, Result, Right, Table};
+use crate::{EngineError, EpochEntry, Job, JobRun, PointId, RemoteCluster, Result, Right, Table};
 
 /// Longest body, bytes: a table of 4096 columns with the longest names takes less.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -131,6 +131,21 @@ pub enum SystemFact {
         name: String,
         /// How to reach it; null: dropped.
         cluster: Option<RemoteCluster>,
+    },
+    /// A job as it is from now on.
+    Job {
+        /// All of it.
+        job: Box<Job>,
+    },
+    /// A job is no more, nor are its runs.
+    JobDeleted {
+        /// Its name.
+        name: String,
+    },
+    /// A run of a job as it is from now on: when it begins, and when it has ended.
+    JobRun {
+        /// All of it.
+        run: Box<JobRun>,
     },
     /// A history ended with DROP DATABASE.
     Ended {

@@ -8,6 +8,7 @@ use crate::{
     EpochEntry, GrantedRight, Operation, RemoteCluster, ReplicationSwitches, Result, Role, SystemFact, TableChoice,
     apply::fold_epoch,
     effect::invalid,
+    job::Jobs,
     operation::{decode_body, encode_body},
 };
 
@@ -29,6 +30,7 @@ pub(crate) struct System {
     asked_skips: BTreeMap<HistoryId, Vec<(Seq, String)>>,
     pub(crate) rights: BTreeSet<GrantedRight>,
     pub(crate) remote_clusters: BTreeMap<String, RemoteCluster>,
+    pub(crate) jobs: Jobs,
     pub(crate) ended: BTreeMap<HistoryId, EndedHistory>,
     /// Since the last flush.
     pub(crate) moved: bool,
@@ -64,6 +66,7 @@ impl System {
             asked_skips: BTreeMap::new(),
             rights: BTreeSet::new(),
             remote_clusters: BTreeMap::new(),
+            jobs: Jobs::default(),
             ended: BTreeMap::new(),
             moved: false,
         }
@@ -136,6 +139,9 @@ impl System {
                     None => self.remote_clusters.remove(&name),
                 };
             }
+            SystemFact::Job { job } => self.jobs.set(*job),
+            SystemFact::JobDeleted { name } => self.jobs.remove(&name),
+            SystemFact::JobRun { run } => self.jobs.set_run(*run),
             SystemFact::Ended { history, name, end, epochs } => {
                 self.replicated.remove(&history);
                 self.choices.remove(&history);
@@ -191,6 +197,7 @@ impl System {
                 cluster: Some(cluster.clone()),
             }),
         );
+        facts.extend(self.jobs.facts());
         facts.extend(self.ended.iter().map(|(history, ended)| SystemFact::Ended {
             history: *history,
             name: ended.name.clone(),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tailrace_engine::Engine;
 use tailrace_replicator::{Follower, Publisher, TlsConfig};
 
-use crate::Remotes;
+use crate::{Jobs, Remotes};
 
 /// Settings of the SQL surface.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct Instance {
     pub follower: Option<Arc<Follower>>,
     /// Clusters elsewhere.
     pub remotes: Arc<Remotes>,
+    /// Statements that run when they are due.
+    pub jobs: Arc<Jobs>,
     /// Settings.
     pub config: SqlConfig,
 }

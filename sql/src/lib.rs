@@ -17,6 +17,7 @@
 //! | feed | `session` → `statement/query` → `feed/planner` → `feed/provider` → `feed/rows` → the engine's `changes` |
 //! | Flight SQL | `flight` → `flight/listener` (certificates) → `flight/service` → `flight/statement` → `session`; errors: `flight/status` |
 //! | remote clusters | `remote/catalog` (while planning) → `remote/table` (with `remote/filter`, `remote/aggregate`) → `remote/scan` → `remote/cluster` |
+//! | job | `procedure/job` → the engine's facts → `job` (a task) → `job/decide` (with `job/schedule`) → `job/run` → `session` |
 //! | status | `system/schema` → `system/computed` → `system/table/…`; functions: `system/function/…`; CALL: `procedure/…` |
 //!
 //! Errors of other layers become SQL errors in `error/{engine,datafusion,arrow,parser}`.
@@ -26,6 +27,7 @@ mod feed;
 mod flight;
 mod function;
 mod instance;
+mod job;
 mod pgwire;
 mod procedure;
 mod provider;
@@ -39,6 +41,7 @@ pub use error::{Result, SqlError};
 pub use feed::parse_table_name;
 pub use flight::FlightServer;
 pub use instance::{Instance, SqlConfig};
+pub use job::Jobs;
 pub use remote::{Remote, Remotes};
 pub use server::Server;
 pub use session::{Notice, Outcome, Session, SessionFactory};

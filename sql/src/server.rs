@@ -62,6 +62,11 @@ impl Server {
         self.local_addr
     }
 
+    /// Makes sessions like those of connections, with the same limits for all together.
+    pub fn sessions(&self) -> SessionFactory {
+        self.context.factory.clone()
+    }
+
     /// Stops accepting, cancels what runs, ends connections. A commit in progress runs to its end.
     pub async fn shutdown(self) {
         self.context.stop.cancel();
@@ -131,8 +136,9 @@ mod tests {
             statement_timeout: None,
             settings: Vec::new(),
         };
+        let jobs = crate::Jobs::new(engine.clone());
         let remotes = Arc::new(crate::Remotes::new(engine.clone(), None, Vec::new()));
-        let instance = Arc::new(Instance { engine, publisher: None, follower: None, remotes, config });
+        let instance = Arc::new(Instance { engine, publisher: None, follower: None, remotes, jobs, config });
         let server = Server::start_for(instance, 1).await.unwrap();
         let mut config = Config::new();
         config.host("127.0.0.1").port(server.local_addr().port()).user("ann").dbname("tailrace");

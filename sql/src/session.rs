@@ -17,7 +17,7 @@ use tailrace_engine::TableVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Instance, Result, SqlError, feed, function, procedure,
+    Instance, Result, SqlError, feed, function, job, procedure,
     provider::{CATALOG, Catalog, PinnedVersion, partition_rows, register_store},
     remote::{Catalogs, PushDownAggregate},
     statement::{
@@ -147,6 +147,11 @@ impl Session {
     /// Splits and parses a simple-query string; each statement is planned only when its turn comes.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>> {
         self.parser.parse(sql)
+    }
+
+    /// Whether statements can be those of a job; says why not.
+    pub(crate) fn check_job(&self, sql: &str) -> Result<()> {
+        job::check_statement(&self.parser, sql)
     }
 
     /// Parameter types (`None` where nothing tells) and result schema, for Describe. A schema without fields: the

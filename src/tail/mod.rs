@@ -5,7 +5,7 @@
 //! 2 for a wrong command line.
 
 mod acknowledge;
-mod output;
+pub(crate) mod output;
 mod statement;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use self::{acknowledge::Acknowledging, output::Output};
+use crate::client::{interrupted, of_server};
 
 /// Rows after which what is written is sent on, and acknowledged, while more keep coming.
 const ROWS_PER_FLUSH: usize = 64 << 10;
@@ -217,32 +218,6 @@ async fn connect(address: &str) -> Result<Client, TailError> {
         connection.await.ok();
     });
     Ok(client)
-}
-
-/// Ctrl-C, or the word of a supervisor.
-async fn interrupted() {
-    #[cfg(unix)]
-    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        }
-        return;
-    }
-    tokio::signal::ctrl_c().await.ok();
-}
-
-/// What a node said, with the remedy.
-fn of_server(error: &tokio_postgres::Error) -> String {
-    let Some(said) = error.as_db_error() else {
-        let source = std::error::Error::source(error);
-        return source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-    };
-    let mut text = format!("{} ({})", said.message(), said.code().code());
-    for more in [said.detail(), said.hint()].into_iter().flatten() {
-        text.push_str(&format!("; {more}"));
-    }
-    text
 }
 
 fn is_closed_output(error: &TailError) -> bool {

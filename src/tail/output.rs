@@ -25,7 +25,7 @@ pub(super) enum Output<W: Write> {
 
 /// How a value is written in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Number,
     Bool,
     Text,
@@ -150,7 +150,8 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
-fn kind(of: &Type) -> Kind {
+/// How a value of a type is written.
+pub(crate) fn kind(of: &Type) -> Kind {
     match *of {
         Type::INT2 | Type::INT4 | Type::INT8 | Type::OID | Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC => Kind::Number,
         Type::BOOL => Kind::Bool,
@@ -179,7 +180,8 @@ fn arrow_type(of: &Type, modifier: i32) -> DataType {
     }
 }
 
-fn json_line<'a>(
+/// A row as an object; names come as JSON has them, with their colons.
+pub(crate) fn json_line<'a>(
     to: &mut impl Write,
     columns: &[(String, Kind)],
     values: impl Iterator<Item = Option<&'a str>>,

@@ -13,6 +13,7 @@
 //! | `lag`, `synchronous`, `topologies` | how far behind; commits that wait for replicas; replicas of replicas |
 //! | `tail` | a table's changes in a shell |
 //! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
+//! | `jobs` | statements that run when they are due: killed, stopped, from a shell and from psql |
 //! | `crash`, `archive`, `wal` | processes that are killed; the log's copy, and what reads it offline |
 //!
 //! A link of 100 ms that stalls, and a primary of a later version: `replicator/tests/it/`.
@@ -29,6 +30,7 @@ mod demo;
 mod drop_and_recreate;
 mod flight;
 mod idle_source;
+mod jobs;
 mod lag;
 mod offline;
 mod psql;

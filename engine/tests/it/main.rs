@@ -11,6 +11,7 @@ mod digests;
 mod faults;
 mod flush;
 mod full_disk;
+mod job;
 mod partial_repair;
 mod partitions;
 mod repair;

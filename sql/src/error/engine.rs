@@ -15,7 +15,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "3F000",
                     "column" => "42703",
-                    "subscription" | "remote cluster" => "42704",
+                    "subscription" | "job" | "remote cluster" => "42704",
                     _ => "42P01",
                 },
                 text,
@@ -24,7 +24,7 @@ impl From<EngineError> for SqlError {
                 match kind {
                     "database" => "42P04",
                     "column" => "42701",
-                    "subscription" | "remote cluster" => "42710",
+                    "subscription" | "job" | "remote cluster" => "42710",
                     _ => "42P07",
                 },
                 text,
@@ -54,6 +54,9 @@ impl From<EngineError> for SqlError {
                     seq.next()
                 )),
             EngineError::FeedEnded(_) => Self::new("55000", text),
+            EngineError::InUse { kind: "job", .. } => {
+                Self::new("55006", text).hint("a run of it is under way: system.job_runs; wait for its end")
+            }
             EngineError::InUse { .. } => {
                 Self::new("55006", text).hint("it has one consumer at a time; end the other, or use another")
             }

@@ -5,6 +5,7 @@ mod cluster_replication;
 mod dead_letter;
 mod flush;
 mod forget_pin;
+mod job;
 mod remote_cluster;
 mod repair_database;
 mod rights;
@@ -34,15 +35,20 @@ enum Procedure {
     AdvanceSubscription,
     CreateRemoteCluster,
     CreateSubscription,
+    DeleteJob,
     DropRemoteCluster,
     DropSubscription,
     DiscardDeadLetter,
     Flush,
     ForgetPin,
     GrantRight,
+    PauseJob,
     RepairDatabase,
+    ResumeJob,
     RetryDeadLetter,
     RevokeRight,
+    RunJob,
+    ScheduleJob,
     SetDatabaseForClusterReplication,
     SkipClusterReplicationTask,
     StartClusterReplication,
@@ -52,19 +58,24 @@ enum Procedure {
 }
 
 impl Procedure {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 23] = [
         Self::AdvanceSubscription,
         Self::CreateRemoteCluster,
         Self::CreateSubscription,
+        Self::DeleteJob,
         Self::DropRemoteCluster,
         Self::DropSubscription,
         Self::DiscardDeadLetter,
         Self::Flush,
         Self::ForgetPin,
         Self::GrantRight,
+        Self::PauseJob,
         Self::RepairDatabase,
+        Self::ResumeJob,
         Self::RetryDeadLetter,
         Self::RevokeRight,
+        Self::RunJob,
+        Self::ScheduleJob,
         Self::SetDatabaseForClusterReplication,
         Self::SkipClusterReplicationTask,
         Self::StartClusterReplication,
@@ -83,6 +94,11 @@ impl Procedure {
             Self::DiscardDeadLetter => "discard_dead_letter",
             Self::Flush => "flush",
             Self::ForgetPin => "forget_pin",
+            Self::DeleteJob => "delete_job",
+            Self::PauseJob => "pause_job",
+            Self::ResumeJob => "resume_job",
+            Self::RunJob => job::RUN_JOB,
+            Self::ScheduleJob => "schedule_job",
             Self::GrantRight => "grant_right",
             Self::RevokeRight => "revoke_right",
             Self::RepairDatabase => "repair_database",
@@ -107,6 +123,9 @@ impl Procedure {
             Self::DiscardDeadLetter | Self::RetryDeadLetter => dead_letter::PARAMETERS,
             Self::ForgetPin => forget_pin::PARAMETERS,
             Self::GrantRight | Self::RevokeRight => rights::PARAMETERS,
+            Self::DeleteJob | Self::PauseJob | Self::ResumeJob => job::NAME,
+            Self::RunJob => job::RUN,
+            Self::ScheduleJob => job::SCHEDULE,
             Self::RepairDatabase => repair_database::PARAMETERS,
             // As many ids as are given: it looks at its arguments itself.
             Self::SkipClusterReplicationTask => &[],
@@ -118,15 +137,19 @@ impl Procedure {
 }
 
 /// Procedures of the tutorials that are named here and come later.
-const LATER: [&str; 3] = ["backup", "restore", "schedule_job"];
+const LATER: [&str; 2] = ["backup", "restore"];
 
-/// Whether a procedure may end at any time, by a cancel or `statement_timeout`, because it changes nothing.
+/// Whether a procedure may end at any time, by a cancel or `statement_timeout`, because it changes nothing, or
+/// because whoever does the work for it notices.
 pub(crate) fn only_waits(name: &str) -> bool {
-    [Procedure::WaitFor, Procedure::VerifyDatabase].iter().any(|procedure| procedure.name() == name)
+    [Procedure::WaitFor, Procedure::VerifyDatabase, Procedure::RunJob].iter().any(|procedure| procedure.name() == name)
 }
 
 /// Columns of the rows that a procedure gives; `None` for those that give none.
 pub(crate) fn result_schema(name: &str) -> Option<SchemaRef> {
+    if name == job::RUN_JOB {
+        return Some(job::run_columns());
+    }
     (name == Procedure::VerifyDatabase.name()).then(verify_database::schema)
 }
 
@@ -153,6 +176,11 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::DropRemoteCluster => remote_cluster::drop(instance, &arguments).await?,
         Procedure::DropSubscription => subscription::drop(instance, &arguments).await?,
         Procedure::DiscardDeadLetter => dead_letter::discard(instance, &arguments).await?,
+        Procedure::DeleteJob => job::delete(session, &arguments).await?,
+        Procedure::PauseJob => job::pause(session, &arguments, true).await?,
+        Procedure::ResumeJob => job::pause(session, &arguments, false).await?,
+        Procedure::RunJob => return job::run(session, &arguments).await,
+        Procedure::ScheduleJob => job::schedule(session, &arguments).await?,
         Procedure::GrantRight => rights::set(instance, &arguments, true).await?,
         Procedure::RevokeRight => rights::set(instance, &arguments, false).await?,
         Procedure::RepairDatabase => repair_database::run(instance, &arguments).await?,

@@ -8,6 +8,7 @@ mod drop_partition;
 mod feed;
 mod flight;
 mod insert;
+mod job;
 mod node;
 mod query;
 mod remote;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use datafusion::{arrow::array::RecordBatch, arrow::util::pretty::pretty_format_batches, common::ScalarValue};
 use futures::TryStreamExt;
 use tailrace_engine::{Engine, EngineConfig, EngineSeams};
-use tailrace_sql::{Instance, Outcome, Remotes, Result, Session, SessionFactory, SqlConfig, SqlError};
+use tailrace_sql::{Instance, Jobs, Outcome, Remotes, Result, Session, SessionFactory, SqlConfig, SqlError};
 use tailrace_wal::{SystemClock, SystemDisk};
 use tokio_util::sync::CancellationToken;
 
@@ -42,9 +42,10 @@ impl Node {
             settings: Vec::new(),
         };
         change(&mut config);
+        let jobs = Jobs::new(engine.clone());
         let remotes = Remotes::new(engine.clone(), config.tls.clone(), config.files_allow.clone());
         let remotes = Arc::new(remotes);
-        let instance = Instance { engine: engine.clone(), publisher: None, follower: None, remotes, config };
+        let instance = Instance { engine: engine.clone(), publisher: None, follower: None, remotes, jobs, config };
         let instance = Arc::new(instance);
         let factory = SessionFactory::new(Arc::clone(&instance)).await.unwrap();
         Self { folder, engine, instance, factory }

@@ -8,7 +8,7 @@ use std::{
 
 use futures::{TryStreamExt, future::join_all, pin_mut};
 use tailrace_engine::{Engine, EngineConfig, EngineSeams};
-use tailrace_sql::{Instance, Remotes, Server, SqlConfig, SqlError};
+use tailrace_sql::{Instance, Jobs, Remotes, Server, SqlConfig, SqlError};
 use tailrace_wal::{SystemClock, SystemDisk};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,8 +39,10 @@ pub(crate) async fn start(address: SocketAddr) -> Result<Served, SqlError> {
         statement_timeout: None,
         settings: vec![("node.name".to_owned(), "site-a".to_owned())],
     };
+    let jobs = Jobs::new(engine.clone());
     let remotes = Arc::new(Remotes::new(engine.clone(), None, Vec::new()));
-    let instance = Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, remotes, config });
+    let instance =
+        Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, remotes, jobs, config });
     let server = Server::start(instance).await?;
     Ok(Served { server, engine, _folder: folder })
 }

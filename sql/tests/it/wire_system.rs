@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 20] = [
     "archive",
     "archive_gaps",
     "databases",
@@ -12,6 +12,8 @@ const TABLES: [&str; 18] = [
     "dead_letters",
     "disk",
     "followed",
+    "job_runs",
+    "jobs",
     "memory",
     "partitions",
     "pins",

@@ -7,6 +7,8 @@ mod datafiles;
 mod dead_letters;
 mod disk;
 mod followed;
+mod job_runs;
+mod jobs;
 mod memory;
 mod partitions;
 mod pins;
@@ -41,6 +43,8 @@ pub(super) const ALL: &[SystemTable] = &[
     dead_letters::TABLE,
     disk::TABLE,
     followed::TABLE,
+    job_runs::TABLE,
+    jobs::TABLE,
     memory::TABLE,
     partitions::TABLE,
     pins::TABLE,
