@@ -17,6 +17,7 @@
 //! | feed | `session` → `statement/query` → `feed/planner` → `feed/provider` → `feed/rows` → the engine's `changes` |
 //! | Flight SQL | `flight` → `flight/listener` (certificates) → `flight/service` → `flight/statement` → `session`; errors: `flight/status` |
 //! | remote clusters | `remote/catalog` (while planning) → `remote/table` (with `remote/filter`, `remote/aggregate`) → `remote/scan` → `remote/cluster` |
+//! | synchronization | `procedure/synchronize` → `synchronize` (`shape`, `predicate`) → `system/function/partition_digests` on both sides → `synchronize/plan` → `synchronize/partition` (`provider/partition_rows` there) → the engine's `replace_partition` |
 //! | job | `procedure/job` → the engine's facts → `job` (a task) → `job/decide` (with `job/schedule`) → `job/run` → `session` |
 //! | status | `system/schema` → `system/computed` → `system/table/…`; functions: `system/function/…`; CALL: `procedure/…` |
 //!
@@ -35,6 +36,7 @@ mod remote;
 mod server;
 mod session;
 mod statement;
+pub mod synchronize;
 mod system;
 
 pub use error::{Result, SqlError};

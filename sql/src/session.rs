@@ -345,7 +345,7 @@ impl Session {
                 self.outside_transaction("CALL")?;
                 let called = call::call(self, name, arguments, parameters);
                 // What changes something is not left in its middle.
-                let outcome = if procedure::only_waits(name) { guard.run(called).await? } else { called.await? };
+                let outcome = if procedure::may_end(name) { guard.run(called).await? } else { called.await? };
                 match outcome {
                     Outcome::Rows(rows) => Ok(Outcome::Rows(guard.rows(rows))),
                     done => Ok(done),

@@ -11,6 +11,7 @@
 //! | `idle_source` | a database in which nothing happens does not hold its neighbour's log |
 //! | `states` | failing tasks, skipped, retried, discarded, repaired; what is shown meanwhile |
 //! | `lag`, `synchronous`, `topologies` | how far behind; commits that wait for replicas; replicas of replicas |
+//! | `synchronize` | a table made equal to another cluster's, killed on the way |
 //! | `tail` | a table's changes in a shell |
 //! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
 //! | `jobs` | statements that run when they are due: killed, stopped, from a shell and from psql |
@@ -37,6 +38,7 @@ mod psql;
 mod replicate;
 mod states;
 mod stop_and_start;
+mod synchronize;
 mod synchronous;
 mod tables;
 mod tail;

@@ -64,6 +64,7 @@ fn permitted(session: &Session, statement: &Statement) -> Result<()> {
         Kind::Query(_) | Kind::Explain { .. } | Kind::Show(_) | Kind::ShowAll => Ok(()),
         Kind::Insert(insert) => of_table(&insert.table, Right::Write),
         Kind::Copy(copy) => of_table(&copy.table, Right::Write),
+        Kind::DropPartition(drop) => of_table(&drop.table, Right::Write),
         Kind::CreateDatabase { name, .. } => check(name, Right::Ddl),
         Kind::DropDatabase { names, .. } => names.iter().try_for_each(|name| check(name, Right::Ddl)),
         Kind::CreateTable { name, .. } => of_table(name, Right::Ddl),
@@ -73,8 +74,6 @@ fn permitted(session: &Session, statement: &Statement) -> Result<()> {
             .hint("call it at the node itself, through pgwire")),
         Kind::Begin | Kind::Commit | Kind::Rollback => Err(alone("a transaction block")),
         Kind::Set(_) | Kind::Discard(_) => Err(alone(statement.tag())),
-        // Others are refused until somebody says who may have them.
-        _ => Err(SqlError::unsupported(format!("{} over Flight SQL", statement.tag()))),
     }
 }
 

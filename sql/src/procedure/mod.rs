@@ -12,6 +12,7 @@ mod rights;
 mod set_database_for_cluster_replication;
 mod skip_cluster_replication_task;
 mod subscription;
+mod synchronize;
 mod verify_database;
 mod wait_for;
 
@@ -53,12 +54,13 @@ enum Procedure {
     SkipClusterReplicationTask,
     StartClusterReplication,
     StopClusterReplication,
+    Synchronize,
     VerifyDatabase,
     WaitFor,
 }
 
 impl Procedure {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::AdvanceSubscription,
         Self::CreateRemoteCluster,
         Self::CreateSubscription,
@@ -80,6 +82,7 @@ impl Procedure {
         Self::SkipClusterReplicationTask,
         Self::StartClusterReplication,
         Self::StopClusterReplication,
+        Self::Synchronize,
         Self::VerifyDatabase,
         Self::WaitFor,
     ];
@@ -107,6 +110,7 @@ impl Procedure {
             Self::SkipClusterReplicationTask => skip_cluster_replication_task::NAME,
             Self::StartClusterReplication => "start_cluster_replication",
             Self::StopClusterReplication => "stop_cluster_replication",
+            Self::Synchronize => "synchronize",
             Self::VerifyDatabase => "verify_database",
             Self::WaitFor => "wait_for",
         }
@@ -130,6 +134,7 @@ impl Procedure {
             // As many ids as are given: it looks at its arguments itself.
             Self::SkipClusterReplicationTask => &[],
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
+            Self::Synchronize => synchronize::PARAMETERS,
             Self::VerifyDatabase => verify_database::PARAMETERS,
             Self::WaitFor => wait_for::PARAMETERS,
         }
@@ -145,12 +150,19 @@ pub(crate) fn only_waits(name: &str) -> bool {
     [Procedure::WaitFor, Procedure::VerifyDatabase, Procedure::RunJob].iter().any(|procedure| procedure.name() == name)
 }
 
+/// Whether a procedure may end at any time: it changes nothing, or whole transactions alone.
+pub(crate) fn may_end(name: &str) -> bool {
+    only_waits(name) || name == Procedure::Synchronize.name()
+}
+
 /// Columns of the rows that a procedure gives; `None` for those that give none.
 pub(crate) fn result_schema(name: &str) -> Option<SchemaRef> {
-    if name == job::RUN_JOB {
-        return Some(job::run_columns());
+    match name {
+        job::RUN_JOB => Some(job::run_columns()),
+        _ if name == Procedure::Synchronize.name() => Some(synchronize::schema()),
+        _ if name == Procedure::VerifyDatabase.name() => Some(verify_database::schema()),
+        _ => None,
     }
-    (name == Procedure::VerifyDatabase.name()).then(verify_database::schema)
 }
 
 /// Runs a procedure. `name` is in lower case unless it was quoted.
@@ -169,6 +181,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     }
     let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let notices = match procedure {
+        Procedure::Synchronize => return synchronize::run(session, &arguments).await,
         Procedure::VerifyDatabase => return verify_database::run(instance, &arguments).await,
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
         Procedure::CreateRemoteCluster => remote_cluster::create(instance, &arguments).await?,

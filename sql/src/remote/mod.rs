@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tailrace_engine::{Engine, RemoteCluster};
 use tailrace_replicator::TlsConfig;
 
-use crate::{Result, SqlError};
+use crate::{Result, SqlError, synchronize::Synchronizations};
 
 /// The clusters that are declared on this node, and what is open to them.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Remotes {
     engine: Arc<Engine>,
     certificates: Certificates,
     open: Mutex<HashMap<String, Arc<Remote>>>,
+    /// What was read from them into tables here, since the start.
+    pub(crate) synchronizations: Synchronizations,
 }
 
 /// Which certificates may be used towards others.
@@ -46,7 +48,8 @@ impl Remotes {
     /// Those of an engine's system history. `own`: the node's certificates, used where a declaration names no others;
     /// `allow`: folders (absolute, canonical) under which declarations may name files.
     pub fn new(engine: Arc<Engine>, own: Option<TlsConfig>, allow: Vec<PathBuf>) -> Self {
-        Self { engine, certificates: Certificates { own, allow }, open: Mutex::default() }
+        let certificates = Certificates { own, allow };
+        Self { engine, certificates, open: Mutex::default(), synchronizations: Synchronizations::default() }
     }
 
     /// A declared cluster. Nothing is connected yet; the connection is shared by all who ask for it and kept.

@@ -12,6 +12,7 @@ mod table;
 pub(crate) use catalog_query::rewrite as rewrite_catalog_query;
 pub(crate) use function::{CONFIGURE, not_configured};
 pub(crate) use scalar::ClientFacts;
+pub(crate) use table::partition_name;
 
 use std::sync::Arc;
 

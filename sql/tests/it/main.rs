@@ -14,6 +14,7 @@ mod query;
 mod remote;
 mod settings;
 mod site;
+mod synchronize;
 mod transaction;
 mod wire;
 mod wire_psql;

@@ -45,6 +45,8 @@ const ARGUMENTS: [&str; 3] = ["table", "where", "columns"];
 
 const COLUMNS: Columns = &[
     ("partition", Kind::Text),
+    // In hexadecimal digits: what `partition_rows` takes.
+    ("partition_key", Kind::Text),
     ("rows", Kind::Int),
     // 32 hexadecimal digits each.
     ("values_digest", Kind::Text),
@@ -321,7 +323,15 @@ impl datafusion::physical_plan::streaming::PartitionStream for Digests {
             for (key, digest, identified) in digests {
                 let name = partition_name(&table.scheme, &key).map_err(external)?;
                 let identity = identified.then(|| digest.identity_hex());
-                rows.push([name.into(), digest.rows.into(), digest.values_hex().into(), identity.into(), seq.into()]);
+                let key = key.to_hex();
+                rows.push([
+                    name.into(),
+                    key.into(),
+                    digest.rows.into(),
+                    digest.values_hex().into(),
+                    identity.into(),
+                    seq.into(),
+                ]);
             }
             rows.batch(&schema)
         };

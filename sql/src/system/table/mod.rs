@@ -17,6 +17,7 @@ mod replicas;
 mod rights;
 mod settings;
 mod subscriptions;
+mod synchronizations;
 mod tables;
 mod tasks;
 mod wal;
@@ -53,13 +54,14 @@ pub(super) const ALL: &[SystemTable] = &[
     rights::TABLE,
     settings::TABLE,
     subscriptions::TABLE,
+    synchronizations::TABLE,
     tables::TABLE,
     tasks::TABLE,
     wal::TABLE,
 ];
 
 /// A partition's values in words, `datetime_day=2023-01-08`; NULL for the one partition of an unpartitioned table.
-pub(super) fn partition_name(
+pub(crate) fn partition_name(
     scheme: &tailrace_engine::PartitionScheme,
     key: &tailrace_engine::PartitionKey,
 ) -> Result<Option<String>> {
