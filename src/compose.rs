@@ -11,7 +11,9 @@ use tailrace_wal::{LogConfig, Persistence, SystemClock, SystemDisk};
 
 use crate::{
     Error, Result,
-    config::{Compression, ListenAddress, PrimarySettings, ReplicaSettings, Settings, WalPersistence, listing},
+    config::{
+        Compression, ListenAddress, PrimarySettings, ReplicaSettings, Settings, WalPersistence, is_bucket, listing,
+    },
 };
 
 /// A running node.
@@ -263,6 +265,9 @@ fn sql_config(settings: &Settings, files_allow: Vec<PathBuf>) -> SqlConfig {
 /// The folders as the file system knows them, so that no link leads out of one unseen.
 fn canonical(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let canonical = |folder: &PathBuf| {
+        if is_bucket(folder) {
+            return Ok(folder.clone());
+        }
         folder.canonicalize().map_err(|error| {
             Error::Configuration(format!(
                 "`files.allow` has {}: {error}; make the folder or remove it",

@@ -83,28 +83,32 @@ fn place(url: &Url) -> Result<Place<'_>> {
 }
 
 fn open_s3(url: &Url, node: NodeId) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
-    s3(AmazonS3Builder::from_env(), url, node)
+    let (store, prefix) = open_bucket(url)?;
+    Ok((store, prefix.join(node.to_string())))
 }
 
-fn s3(builder: AmazonS3Builder, url: &Url, node: NodeId) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
+/// The store of an `s3` URL and the prefix in it; all else comes from the environment.
+pub(crate) fn open_bucket(url: &Url) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
+    bucket(AmazonS3Builder::from_env(), url)
+}
+
+fn bucket(builder: AmazonS3Builder, url: &Url) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
     let is_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let builder = if is_http { builder.with_allow_http(true) } else { builder };
     let bucket = url.host_str().unwrap_or_default();
     let store = builder.with_bucket_name(bucket).build().map_err(|error| failed(url, &error))?;
     let prefix = ObjectPath::from_url_path(url.path()).map_err(|error| failed(url, &error))?;
-    Ok((Arc::new(store), prefix.join(node.to_string())))
+    Ok((Arc::new(store), prefix))
 }
 
 fn failed(url: &Url, error: &dyn std::fmt::Display) -> EngineError {
-    EngineError::Storage { operation: "open archive", object: url.to_string(), reason: error.to_string() }
+    EngineError::Storage { operation: "open", object: url.to_string(), reason: error.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NODE: NodeId = NodeId([0xab; 16]);
 
     fn url(text: &str) -> Url {
         text.parse().unwrap()
@@ -112,10 +116,10 @@ mod tests {
 
     #[test]
     fn places() {
-        let (_, prefix) = s3(AmazonS3Builder::new().with_region("r"), &url("s3://bucket/a/b"), NODE).unwrap();
-        assert_eq!(prefix.to_string(), format!("a/b/{NODE}"));
-        let (store, prefix) = s3(AmazonS3Builder::new().with_region("r"), &url("s3://bucket"), NODE).unwrap();
-        assert_eq!(prefix.to_string(), NODE.to_string());
+        let (_, prefix) = bucket(AmazonS3Builder::new().with_region("r"), &url("s3://bucket/a/b")).unwrap();
+        assert_eq!(prefix.to_string(), "a/b");
+        let (store, prefix) = bucket(AmazonS3Builder::new().with_region("r"), &url("s3://bucket")).unwrap();
+        assert_eq!(prefix.to_string(), "");
         assert!(store.to_string().contains("bucket"));
         for (text, wanted) in [("s3:///x", "bucket"), ("gs://bucket/x", "\"gs\""), ("file://host/x", "file:///")] {
             let error = place(&url(text)).err().map(|error| error.to_string()).unwrap_or_default();

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     EngineConfig, EngineError, HistoryInfo, Receipt, Result, SystemFact, TableDefinition, TaskInfo, Transaction,
     Version,
+    backup::BackupBoard,
     cache::DatafileCache,
     database::Database,
     dead_letter::Letters,
@@ -56,6 +57,7 @@ pub struct Engine {
     pub(crate) unaborted: Mutex<Vec<(HistoryId, tailrace_wal::TransactionNumber)>>,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) letters: Letters,
+    pub(crate) backups: BackupBoard,
     /// The newest version of everything.
     pub(crate) versions: ArcSwap<Databases>,
     publishing: Mutex<()>,
@@ -429,6 +431,7 @@ impl Engine {
             unaborted: Mutex::default(),
             store,
             letters,
+            backups: BackupBoard::default(),
             versions: ArcSwap::default(),
             publishing: Mutex::default(),
             databases: RwLock::default(),

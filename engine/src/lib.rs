@@ -26,6 +26,7 @@
 //! | skip | `replica` (skip) → `dead_letter` (the payload, before the record) → the log → `apply`; `dead_letter/settle` |
 //! | repair | `repair` |
 //! | digests | `digest/hasher` (rows), `datafile/writer` (of each file, kept in its meta), `digest/partitions` (of a version) |
+//! | backup | `backup` (files, manifest, restore) |
 //! | some tables | `choice` (what a followed database holds here) → `effect` (rows are not decoded) → `apply` |
 //! | simulation | `simulation` (tests only: background work by hand, planted bugs); the runs are in `tests/simulation` |
 //!
@@ -40,6 +41,7 @@ mod admission;
 mod apply;
 mod archive;
 mod background;
+mod backup;
 mod cache;
 mod changes;
 mod choice;
@@ -90,6 +92,13 @@ mod version;
 
 pub use admission::SeenPartition;
 pub use archive::{ArchiveConfig, open_archive};
+pub use backup::{
+    BackupDatabase, BackupFacts, BackupFault, BackupFile, BackupId, BackupKind, BackupLocation, BackupManifest,
+    BackupPartition, BackupReport, BackupRequest, BackupScope, BackupState, BackupStatus, BackupSummary, BackupTable,
+    CheckReport, FaultPlace, Identities, PartitionPattern, PointInTime, PruneReport, PruneRequest, Recipients,
+    RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope, RestoreTarget, SelectedRows,
+    SelectedSource,
+};
 pub use changes::{
     COMMIT_TIME_COLUMN, Changes, ChangesRequest, DROP_PARTITION, FEED_COLUMNS, INSERT, OPERATION_COLUMN,
     PartitionFilter, feed_schema,

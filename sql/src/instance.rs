@@ -16,7 +16,7 @@ pub struct SqlConfig {
     pub pgwire: SocketAddr,
     /// The node's certificates, towards other clusters and Flight clients.
     pub tls: Option<TlsConfig>,
-    /// Folders (absolute, canonical) under which COPY may read files.
+    /// Folders (absolute, canonical) under which COPY may read files; those and `s3://` URLs under which backups may lie.
     pub files_allow: Vec<PathBuf>,
     /// Memory for queries, bytes.
     pub memory_bytes: u64,

@@ -23,6 +23,7 @@ pub use archive_url::ArchiveUrl;
 pub(crate) use check::{is_name, name_message};
 pub use listing::listing;
 pub use quantity::{Size, Span};
+pub(crate) use sections::is_bucket;
 pub use sections::{
     Compression, EngineSettings, FilesSettings, GrantSettings, ListenSettings, NodeSettings, NotYet, PrimarySettings,
     QuerySettings, ReplicaSettings, ReplicationSettings, Settings, StorageSettings, TlsSettings, WalPersistence,

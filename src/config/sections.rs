@@ -90,8 +90,14 @@ pub struct StorageSettings {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FilesSettings {
-    /// Folders under which COPY may read files of the server. Default: none.
+    /// Folders under which COPY may read files of the server, and folders and `s3://bucket/prefix` URLs under which
+    /// backups may lie. Default: none.
     pub allow: Vec<PathBuf>,
+}
+
+/// Whether an entry of `files.allow` is not a folder but a prefix in a bucket.
+pub(crate) fn is_bucket(place: &Path) -> bool {
+    place.to_str().is_some_and(|text| text.starts_with("s3://"))
 }
 
 /// `[wal]`
@@ -282,7 +288,7 @@ impl Settings {
             join(&mut tls.key);
         }
         self.wal.dir.iter_mut().for_each(join);
-        self.files.allow.iter_mut().for_each(join);
+        self.files.allow.iter_mut().filter(|place| !is_bucket(place)).for_each(join);
     }
 }
 

@@ -71,12 +71,7 @@ async fn a_node_archives_to_a_real_s3_server_and_waits_for_it_while_it_is_down()
     let site = Site::new();
     let flags = ["wal.archive=s3://archive/tailrace", "wal.archive_interval=50ms"];
     let mut node = site.node("siteA", None, &flags);
-    node.environment = vec![
-        ("AWS_ENDPOINT_URL".to_owned(), format!("http://127.0.0.1:{}", server.port)),
-        ("AWS_REGION".to_owned(), "us-east-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID".to_owned(), "tailrace".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY".to_owned(), "tailrace-secret".to_owned()),
-    ];
+    node.environment = server.environment();
     archives_and_goes_on_after_a_kill(&mut node).await;
     server.stop();
     node.sql(&insert(500..600)).await;
@@ -87,7 +82,7 @@ async fn a_node_archives_to_a_real_s3_server_and_waits_for_it_while_it_is_down()
 }
 
 /// The program `s3s-fs` as a server with one bucket, `archive`; killed when dropped.
-struct Server {
+pub(crate) struct Server {
     program: PathBuf,
     folder: tempfile::TempDir,
     port: u16,
@@ -95,7 +90,7 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let program = match std::env::var_os("S3_TEST_SERVER") {
             Some(program) => PathBuf::from(program),
             None => {
@@ -108,6 +103,16 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = spawn(&program, folder.path(), port);
         Some(Self { program, folder, port, process })
+    }
+
+    /// What a node has to know of it.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL".to_owned(), format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_REGION".to_owned(), "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID".to_owned(), "tailrace".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY".to_owned(), "tailrace-secret".to_owned()),
+        ]
     }
 
     fn stop(&mut self) {

@@ -24,6 +24,7 @@
 mod harness;
 
 mod archive;
+mod backup;
 mod binary;
 mod burst;
 mod crash;

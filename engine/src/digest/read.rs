@@ -40,11 +40,7 @@ pub(super) async fn digest(
     let failed =
         |reason: String| EngineError::Storage { operation: "read datafile", object: meta.path.0.clone(), reason };
     let path = meta.path.object_path()?;
-    let footer = Arc::new(read_footer(store, &path, meta.bytes).await.map_err(failed)?);
-    let metadata = ArrowReaderMetadata::try_new(footer.clone(), ArrowReaderOptions::new());
-    let metadata = metadata.map_err(|error| failed(error.to_string()))?;
-    let reader = Reader { store: store.clone(), path, footer };
-    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+    let builder = open_parquet(store, path, meta.bytes).await.map_err(failed)?;
     let ids: HashMap<String, &crate::Column> =
         table.columns.iter().map(|column| (column.id.to_string(), column)).collect();
     let (mut roots, mut fields) = (Vec::new(), Vec::new());
@@ -76,8 +72,21 @@ pub(super) async fn digest(
     Ok(digest)
 }
 
-/// A datafile in the store, whose footer is known.
-struct Reader {
+/// Opens a Parquet file of `bytes` bytes: reads its footer.
+pub(crate) async fn open_parquet(
+    store: &Arc<dyn ObjectStore>,
+    path: Path,
+    bytes: u64,
+) -> Result<ParquetRecordBatchStreamBuilder<Reader>, String> {
+    let footer = Arc::new(read_footer(store, &path, bytes).await?);
+    let metadata = ArrowReaderMetadata::try_new(footer.clone(), ArrowReaderOptions::new());
+    let metadata = metadata.map_err(|error| error.to_string())?;
+    let reader = Reader { store: store.clone(), path, footer };
+    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata))
+}
+
+/// A Parquet file in a store, whose footer is known.
+pub(crate) struct Reader {
     store: Arc<dyn ObjectStore>,
     path: Path,
     footer: Arc<ParquetMetaData>,

@@ -11,7 +11,8 @@ pub use path::{DatafilePath, datafile_path};
 pub use scheme::{ColumnBounds, PartitionScheme};
 pub use transform::Transform;
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Two digits per byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {

@@ -9,7 +9,7 @@ use crate::{DatafileMeta, EngineError, PartitionScheme, Result, Table, check_nam
 
 /// Everything about a manifest that can be checked before a datafile is there. Paths are not looked at: files get names
 /// of this node's own.
-pub(super) fn check(manifest: &RepairManifest) -> Result<()> {
+pub(crate) fn check(manifest: &RepairManifest) -> Result<()> {
     check_name("database", &manifest.name)?;
     let position = &manifest.position;
     if position.seq == Seq::ZERO || manifest.restart_seq > position.seq {

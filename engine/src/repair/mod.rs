@@ -10,6 +10,7 @@ use tailrace_wal::{CommitTime, Position, Seq};
 
 use crate::{DatafileMeta, EpochEntry, PartitionKey, Table, TableId};
 
+pub(crate) use check::check as check_manifest;
 pub use install::RepairInstall;
 pub use source::RepairSource;
 

@@ -14,6 +14,8 @@ use object_store::Error;
 use parking_lot::Mutex;
 use tailrace_wal::Disk;
 
+use super::Sharing;
+
 /// A call that failed. The cause stays what it is: want of space is told from other failures by it.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {path}: {source}", path = .path.display())]
@@ -35,17 +37,23 @@ pub(super) struct Folders {
     /// Folders whose own names were synced since start. One that merely exists may have been created by another
     /// upload a moment ago, whose sync is still to come.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Random where others stage in the same folder.
+    writer: u64,
     staged: AtomicU64,
 }
 
 impl Folders {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, durable: Mutex::default(), staged: AtomicU64::new(0) }
+    pub(super) fn new(disk: Arc<dyn Disk>, sharing: Sharing) -> Self {
+        let writer = match sharing {
+            Sharing::Alone => 0,
+            Sharing::Shared => rand::random(),
+        };
+        Self { disk, durable: Mutex::default(), writer, staged: AtomicU64::new(0) }
     }
 
-    /// A name that no other staging file has: those of earlier processes are gone.
+    /// A name that no other staging file has: those of earlier processes are gone, or have another first half.
     pub(super) fn staging_name(&self) -> String {
-        format!("{:032x}#1", self.staged.fetch_add(1, Ordering::Relaxed))
+        format!("{:016x}{:016x}#1", self.writer, self.staged.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Creates the root and its missing ancestors, each synced into its parent. A root that exists is synced into its

@@ -30,7 +30,7 @@ use reader::Reader;
 use upload::Staged;
 
 /// Folder below the root where files are written before they get their name.
-const STAGING: &str = ".staging";
+pub(crate) const STAGING: &str = ".staging";
 const STORE: &str = "store";
 /// Files removed at a time.
 const REMOVERS: usize = 10;
@@ -55,7 +55,19 @@ pub fn open_store(url: Option<&Url>, data_dir: &Path, disk: Arc<dyn Disk>) -> Re
 
 /// Opens or creates a durable store in a folder. See [`open_store`].
 pub(crate) fn open_folder(root: &Path, disk: Arc<dyn Disk>) -> Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(DurableStore::open(root, disk)?))
+    Ok(Arc::new(DurableStore::open(root, disk, Sharing::Alone)?))
+}
+
+/// The same in a folder that other processes write to at the same time: what they have half written stays.
+pub(crate) fn open_shared_folder(root: &Path, disk: Arc<dyn Disk>) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(DurableStore::open(root, disk, Sharing::Shared)?))
+}
+
+/// Who writes to a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Shared,
 }
 
 /// A folder of immutable files.
@@ -67,14 +79,14 @@ struct DurableStore {
 }
 
 impl DurableStore {
-    fn open(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+    fn open(root: &Path, disk: Arc<dyn Disk>, sharing: Sharing) -> Result<Self> {
         let failed = |operation: &'static str, path: &Path, reason: String| EngineError::Storage {
             operation,
             object: path.display().to_string(),
             reason,
         };
         let mut root = std::path::absolute(root).map_err(|error| failed("open store", root, error.to_string()))?;
-        let folders = Arc::new(Folders::new(Arc::clone(&disk)));
+        let folders = Arc::new(Folders::new(Arc::clone(&disk), sharing));
         folders.create_root(&root).map_err(|error| failed("create folder", &root, error.to_string()))?;
         if disk.is_local() {
             // Paths are compared as the file store builds them.
@@ -83,7 +95,9 @@ impl DurableStore {
         }
         let staging = root.join(STAGING);
         folders.create(&staging).map_err(|error| failed("create folder", &staging, error.to_string()))?;
-        clean_staging(&*disk, &staging).map_err(|error| failed("clean folder", &staging, error.to_string()))?;
+        if sharing == Sharing::Alone {
+            clean_staging(&*disk, &staging).map_err(|error| failed("clean folder", &staging, error.to_string()))?;
+        }
         let reader = Reader::open(&root, disk).map_err(|error| failed("open store", &root, error.to_string()))?;
         Ok(Self { reader, staging, folders })
     }
@@ -332,7 +346,7 @@ mod tests {
     fn store(dir: &Path) -> (DurableStore, Arc<State>) {
         let state = Arc::new(State::default());
         let disk = Recorder { below: SystemDisk::shared(), state: Arc::clone(&state) };
-        (DurableStore::open(&dir.join("a/b/store"), Arc::new(disk)).unwrap(), state)
+        (DurableStore::open(&dir.join("a/b/store"), Arc::new(disk), Sharing::Alone).unwrap(), state)
     }
 
     async fn names(store: &DurableStore) -> BTreeSet<String> {

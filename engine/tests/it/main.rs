@@ -1,6 +1,7 @@
 //! The engine through its public face, on real files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod backup;
 mod basic;
 mod changes;
 mod choice;

@@ -16,6 +16,7 @@ impl From<EngineError> for SqlError {
                     "database" => "3F000",
                     "column" => "42703",
                     "subscription" | "job" | "remote cluster" => "42704",
+                    "backup" => "58P01",
                     _ => "42P01",
                 },
                 text,

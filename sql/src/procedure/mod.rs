@@ -1,13 +1,17 @@
 //! Procedures: what `CALL name(…)` does, one file each.
 
 mod arguments;
+mod backup;
 mod cluster_replication;
 mod dead_letter;
 mod flush;
 mod forget_pin;
 mod job;
+pub(crate) mod place;
+mod prune_backups;
 mod remote_cluster;
 mod repair_database;
+mod restore;
 mod rights;
 mod set_database_for_cluster_replication;
 mod skip_cluster_replication_task;
@@ -34,6 +38,7 @@ pub(crate) struct Argument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Procedure {
     AdvanceSubscription,
+    Backup,
     CreateRemoteCluster,
     CreateSubscription,
     DeleteJob,
@@ -44,8 +49,10 @@ enum Procedure {
     ForgetPin,
     GrantRight,
     PauseJob,
+    PruneBackups,
     RepairDatabase,
     ResumeJob,
+    Restore,
     RetryDeadLetter,
     RevokeRight,
     RunJob,
@@ -60,8 +67,9 @@ enum Procedure {
 }
 
 impl Procedure {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 27] = [
         Self::AdvanceSubscription,
+        Self::Backup,
         Self::CreateRemoteCluster,
         Self::CreateSubscription,
         Self::DeleteJob,
@@ -72,8 +80,10 @@ impl Procedure {
         Self::ForgetPin,
         Self::GrantRight,
         Self::PauseJob,
+        Self::PruneBackups,
         Self::RepairDatabase,
         Self::ResumeJob,
+        Self::Restore,
         Self::RetryDeadLetter,
         Self::RevokeRight,
         Self::RunJob,
@@ -90,6 +100,7 @@ impl Procedure {
     fn name(self) -> &'static str {
         match self {
             Self::AdvanceSubscription => "advance_subscription",
+            Self::Backup => "backup",
             Self::CreateRemoteCluster => "create_remote_cluster",
             Self::CreateSubscription => "create_subscription",
             Self::DropRemoteCluster => "drop_remote_cluster",
@@ -104,7 +115,9 @@ impl Procedure {
             Self::ScheduleJob => "schedule_job",
             Self::GrantRight => "grant_right",
             Self::RevokeRight => "revoke_right",
+            Self::PruneBackups => "prune_backups",
             Self::RepairDatabase => "repair_database",
+            Self::Restore => "restore",
             Self::RetryDeadLetter => "retry_dead_letter",
             Self::SetDatabaseForClusterReplication => "set_database_for_cluster_replication",
             Self::SkipClusterReplicationTask => skip_cluster_replication_task::NAME,
@@ -120,6 +133,7 @@ impl Procedure {
         match self {
             Self::Flush | Self::StartClusterReplication | Self::StopClusterReplication => &[],
             Self::AdvanceSubscription => subscription::ADVANCE,
+            Self::Backup => backup::PARAMETERS,
             Self::CreateRemoteCluster => remote_cluster::CREATE,
             Self::CreateSubscription => subscription::CREATE,
             Self::DropRemoteCluster => remote_cluster::DROP,
@@ -130,7 +144,9 @@ impl Procedure {
             Self::DeleteJob | Self::PauseJob | Self::ResumeJob => job::NAME,
             Self::RunJob => job::RUN,
             Self::ScheduleJob => job::SCHEDULE,
+            Self::PruneBackups => prune_backups::PARAMETERS,
             Self::RepairDatabase => repair_database::PARAMETERS,
+            Self::Restore => restore::PARAMETERS,
             // As many ids as are given: it looks at its arguments itself.
             Self::SkipClusterReplicationTask => &[],
             Self::SetDatabaseForClusterReplication => set_database_for_cluster_replication::PARAMETERS,
@@ -140,9 +156,6 @@ impl Procedure {
         }
     }
 }
-
-/// Procedures of the tutorials that are named here and come later.
-const LATER: [&str; 2] = ["backup", "restore"];
 
 /// Whether a procedure may end at any time, by a cancel or `statement_timeout`, because it changes nothing, or
 /// because whoever does the work for it notices.
@@ -168,9 +181,6 @@ pub(crate) fn result_schema(name: &str) -> Option<SchemaRef> {
 /// Runs a procedure. `name` is in lower case unless it was quoted.
 pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
     let Some(procedure) = Procedure::ALL.into_iter().find(|procedure| procedure.name() == name) else {
-        if LATER.contains(&name) {
-            return Err(SqlError::unsupported(format!("procedure {name}, in this version,")));
-        }
         let names = Procedure::ALL.map(Procedure::name);
         return Err(SqlError::new("42883", format!("procedure {name:?} does not exist")).did_you_mean(name, names));
     };
@@ -181,9 +191,11 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
     }
     let arguments = Arguments::check(procedure.name(), procedure.parameters(), arguments)?;
     let notices = match procedure {
-        Procedure::Synchronize => return synchronize::run(session, &arguments).await,
+        // Boxed: what it holds would stand on the stack of every statement.
+        Procedure::Synchronize => return Box::pin(synchronize::run(session, &arguments)).await,
         Procedure::VerifyDatabase => return verify_database::run(instance, &arguments).await,
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
+        Procedure::Backup => backup::run(session, &arguments).await?,
         Procedure::CreateRemoteCluster => remote_cluster::create(instance, &arguments).await?,
         Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
         Procedure::DropRemoteCluster => remote_cluster::drop(instance, &arguments).await?,
@@ -196,6 +208,8 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::ScheduleJob => job::schedule(session, &arguments).await?,
         Procedure::GrantRight => rights::set(instance, &arguments, true).await?,
         Procedure::RevokeRight => rights::set(instance, &arguments, false).await?,
+        Procedure::PruneBackups => prune_backups::run(instance, &arguments).await?,
+        Procedure::Restore => restore::run(session, &arguments).await?,
         Procedure::RepairDatabase => repair_database::run(instance, &arguments).await?,
         Procedure::RetryDeadLetter => dead_letter::retry(instance, &arguments).await?,
         // Above.

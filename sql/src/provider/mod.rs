@@ -15,7 +15,7 @@ mod table;
 pub(crate) use catalog::{Catalog, PinnedVersion};
 pub(crate) use cold::register_store;
 pub(crate) use pruning::Pruner;
-pub(crate) use table::{Table, check_readable};
+pub(crate) use table::{Table, check_readable, only_table};
 
 /// The one catalog of a node.
 pub(crate) const CATALOG: &str = "tailrace";

@@ -11,7 +11,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType},
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
-use tailrace_engine::{Chunk, Datafile, Engine, LeftOut, PartitionKey, TableVersion, Version};
+use tailrace_engine::{Chunk, DatabaseVersion, Datafile, Engine, LeftOut, PartitionKey, TableVersion, Version};
 
 use super::{PinnedVersion, cold, hot, pruning::Pruner};
 use crate::SqlError;
@@ -93,6 +93,40 @@ impl Table {
             }
         }
     }
+}
+
+/// The one table that a query reads, with its database.
+pub(crate) fn only_table(
+    plan: &LogicalPlan,
+    version: &Version,
+) -> crate::Result<(Arc<DatabaseVersion>, Arc<TableVersion>)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut others = 0;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let provider = source_as_provider(&scan.source)?;
+            match (provider.as_ref() as &dyn std::any::Any).downcast_ref::<Table>() {
+                Some(table) => {
+                    let name = (table.database.clone(), table.planned.table.name.clone());
+                    if !found.contains(&name) {
+                        found.push(name);
+                    }
+                }
+                None => others += 1,
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let [(database, table)] = &found[..] else {
+        return Err(SqlError::unsupported(format!("a backup of a query that reads {} tables", found.len() + others))
+            .hint("it reads one table of a database"));
+    };
+    if others > 0 {
+        return Err(SqlError::unsupported("a backup of a query that reads something else beside its table"));
+    }
+    let database = version.database(database);
+    let found = database.and_then(|database| Some((database.clone(), database.table(table)?.clone())));
+    found.ok_or_else(|| SqlError::new("42P01", format!("table {table:?} is gone")))
 }
 
 /// A query that reads a table whose rows are left out here is refused, also where nothing of it would be scanned.

@@ -17,12 +17,12 @@ use datafusion::{
     sql::{parser::Statement as DataFusionStatement, sqlparser::ast},
 };
 use futures::TryStreamExt;
-use tailrace_engine::Version;
+use tailrace_engine::{DatabaseVersion, TableVersion, Version};
 
 use super::settings::rows;
 use crate::{
     Outcome, Result, Session, SqlError, feed,
-    provider::{PinnedVersion, check_readable},
+    provider::{PinnedVersion, check_readable, only_table},
     remote::check_names,
 };
 
@@ -96,6 +96,26 @@ pub(crate) async fn start(
         state.config_mut().set_extension(Arc::new(PinnedVersion(Version::default())));
     }
     Ok(execute_stream(physical, state.task_ctx())?)
+}
+
+/// A query over one table, started.
+pub(crate) struct SelectedRows {
+    /// The table's database, at the position that is read.
+    pub(crate) database: Arc<DatabaseVersion>,
+    /// The table.
+    pub(crate) table: Arc<TableVersion>,
+    /// What the query gives.
+    pub(crate) rows: SendableRecordBatchStream,
+}
+
+/// Plans and starts a query without parameters that reads one table of a database.
+pub(crate) async fn select_one(session: &Session, query: &ast::Statement, sql: &str) -> Result<SelectedRows> {
+    let state = session.planning_state();
+    let plan = plan(&state, query, sql).await?;
+    let version = PinnedVersion::of(state.config(), &session.instance().engine);
+    let (database, table) = only_table(&plan, &version)?;
+    let physical = physical(&state, &plan, sql).await?;
+    Ok(SelectedRows { database, table, rows: execute_stream(physical, state.task_ctx())? })
 }
 
 /// A feed's rows come in its order, so nothing is divided among threads.

@@ -70,7 +70,7 @@ pub async fn synchronize(session: &Session, source: &dyn Source, request: Reques
     }
     let known = &session.instance().remotes.synchronizations;
     let entry = known.begin(source.name(), &request, session.instance().engine.clock());
-    let result = run(session, source, &request, &entry).await;
+    let result = Box::pin(run(session, source, &request, &entry)).await;
     entry.end(result.as_ref().map(|_| ()));
     result
 }

@@ -18,6 +18,7 @@ use datafusion::{
     logical_expr::{Expr, TableType},
     physical_plan::ExecutionPlan,
 };
+use futures::future::BoxFuture;
 use tailrace_engine::Version;
 use tailrace_wal::{CommitTime, Lsn, Seq};
 
@@ -220,6 +221,60 @@ impl TableProvider for Computed {
         let mut rows = Rows::new(self.columns);
         let context = Context { instance: &self.instance, version };
         (self.compute)(&context, &mut rows).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let batch = rows.batch(&self.schema)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?)
+    }
+}
+
+type Await = dyn Fn() -> BoxFuture<'static, Result<Vec<Vec<Value>>, SqlError>> + Send + Sync;
+
+/// A table provider around a function that waits for something outside of the node.
+pub(super) struct Awaited {
+    name: &'static str,
+    columns: Columns,
+    schema: SchemaRef,
+    rows: Box<Await>,
+}
+
+impl Awaited {
+    /// `rows` gives as many values in each row as there are columns, of their types.
+    pub(super) fn new(
+        name: &'static str,
+        columns: Columns,
+        rows: impl Fn() -> BoxFuture<'static, Result<Vec<Vec<Value>>, SqlError>> + Send + Sync + 'static,
+    ) -> Self {
+        let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Self { name, columns, schema, rows: Box::new(rows) }
+    }
+}
+
+impl fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Awaited").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for Awaited {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let computed = (self.rows)().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let mut rows = Rows { columns: self.columns, rows: Vec::with_capacity(computed.len()) };
+        computed.into_iter().for_each(|row| rows.push_row(row));
         let batch = rows.batch(&self.schema)?;
         Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?)
     }

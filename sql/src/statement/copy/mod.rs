@@ -24,6 +24,7 @@ use super::{
 use crate::{Outcome, Result, Session, SqlError};
 
 pub(crate) use csv::CsvFormat;
+pub(crate) use path::open as open_allowed;
 
 /// Rows of a batch on its way from a file into the log.
 const BATCH_ROWS: usize = 64 << 10;
@@ -173,8 +174,8 @@ fn modern(legacy: Vec<CopyLegacyOption>) -> Result<Vec<CopyOption>> {
 
 /// A file that may be read, open.
 #[derive(Debug, Clone)]
-struct Source {
-    file: Arc<std::fs::File>,
+pub(crate) struct Source {
+    pub(crate) file: Arc<std::fs::File>,
     /// As the statement named it.
     name: String,
     length: u64,

@@ -11,7 +11,7 @@ use crate::{Result, SqlError};
 
 /// Opens a file if it lies, links resolved, under one of the `allow`ed folders. A file outside them is refused the same
 /// way whether it exists or not.
-pub(super) fn open(path: &Path, allow: &[PathBuf]) -> Result<Source> {
+pub(crate) fn open(path: &Path, allow: &[PathBuf]) -> Result<Source> {
     let name = path.display().to_string();
     if !path.is_absolute() {
         return Err(SqlError::new("22023", format!("{name} is not an absolute path")).hint("start it with /"));

@@ -1,6 +1,8 @@
 //! Table functions, one file each. Those about replication are named as the tutorials name them, in snake case.
 
 mod arguments;
+mod backup;
+mod backup_status;
 mod cluster_replication_metrics;
 mod database_cluster_replication_status;
 mod master_replication_status;
@@ -37,6 +39,7 @@ struct Function {
 }
 
 const ALL: &[Function] = &[
+    backup_status::FUNCTION,
     cluster_replication_metrics::FUNCTION,
     database_cluster_replication_status::FUNCTION,
     master_replication_status::FUNCTION,
@@ -46,6 +49,7 @@ const ALL: &[Function] = &[
 
 /// Registers all of them.
 pub(super) fn register(context: &SessionContext, instance: &Arc<Instance>) -> DataFusionResult<()> {
+    backup::register(context, instance);
     for function in ALL {
         context.register_udtf(function.name, Arc::new(Call { function, instance: instance.clone() }));
     }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod archive_gaps;
+pub(super) mod backups;
 mod databases;
 mod datafiles;
 mod dead_letters;
@@ -39,6 +40,7 @@ pub(super) struct SystemTable {
 pub(super) const ALL: &[SystemTable] = &[
     archive::TABLE,
     archive_gaps::TABLE,
+    backups::TABLE,
     databases::TABLE,
     datafiles::TABLE,
     dead_letters::TABLE,

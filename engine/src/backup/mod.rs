@@ -1,0 +1,58 @@
+//! Backup: databases, tables and partitions as plain Parquet in a folder or an object store, and back.
+//!
+//! # Contract
+//!
+//! - A location holds any number of backups. Files are immutable and shared between them; a backup is its manifest,
+//!   which is written last, under a name that is never written twice: it is there whole, or not at all. Everything that it
+//!   names is durable before.
+//! - Each database is at one position, which is durable here. Nobody waits: datafiles are held, not copied under a lock.
+//! - A partition that an earlier backup of the location holds in the same state is not written again. What an interrupted
+//!   backup had finished is taken over by the next one, after its hash was checked.
+//! - What is read back is checked against length and hash before it is believed.
+//! - A restore names every conflict before it changes anything. A database that is not here is installed with one edit of
+//!   the manifest; rows of a table that is here come in one transaction. Run again, it finds nothing to do.
+//!
+//! # Files
+//!
+//! `location` (where, and under which names) ← `manifest` (what a backup is) ← `catalog` (the backups of a location) ←
+//! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `write` (a backup of datafiles),
+//! `selected` (one of a query's rows), `check`, `prune`, `restore`. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
+
+mod catalog;
+mod check;
+mod copy;
+mod encryption;
+mod location;
+mod manifest;
+mod mark;
+mod pattern;
+mod progress;
+mod prune;
+mod restore;
+mod selected;
+mod write;
+
+pub use catalog::{BackupFacts, BackupSummary};
+pub use check::{BackupFault, CheckReport, FaultPlace};
+pub use encryption::{Identities, Recipients};
+pub use location::BackupLocation;
+pub use manifest::{
+    BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, SelectedRows,
+};
+pub use pattern::PartitionPattern;
+pub(crate) use progress::BackupBoard;
+pub use progress::{BackupKind, BackupState, BackupStatus};
+pub use prune::{PruneReport, PruneRequest};
+pub use restore::{PointInTime, RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope, RestoreTarget};
+pub use selected::SelectedSource;
+pub use write::{BackupReport, BackupRequest};
+
+/// Backups, restores and files under way at once, where nothing else is said.
+const PARALLEL: usize = 4;
+/// Most of them.
+const PARALLEL_MAX: usize = 64;
+
+/// How many files may be under way.
+fn parallel(asked: Option<usize>) -> usize {
+    asked.unwrap_or(PARALLEL).clamp(1, PARALLEL_MAX)
+}

@@ -1,0 +1,579 @@
+//! Makes a backup.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::{ObjectStore as _, PutMode, PutOptions};
+use tailrace_wal::{HistoryId, Position};
+
+use super::{
+    BackupLocation, PartitionPattern,
+    copy::{Incoming, copy_out, measure},
+    encryption::Recipients,
+    location::{data_name, manifest_name},
+    manifest::{
+        BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, partition_name,
+    },
+    mark::{Mark, Work, living, occupied},
+    parallel,
+    progress::{BackupKind, BackupTask, Running},
+};
+use crate::{
+    Datafile, DatafileMeta, Digest, Engine, EngineError, PartitionKey, PartitionScheme, RepairManifest, RepairSource,
+    Result, RowHasher, SchemaVersion, TableId, TableVersion, ids::unique, partition::hexadecimal,
+};
+
+/// Earlier backups whose files are looked for, newest first.
+const EARLIER_MAX: usize = 32;
+
+/// What to back up, and how.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// What; not [`BackupScope::Query`], whose rows come from elsewhere.
+    pub scope: BackupScope,
+    /// Files under way at once; `None`: 4.
+    pub parallel: Option<usize>,
+    /// Writes all files anew, under new names.
+    pub force: bool,
+    /// For whom files are encrypted.
+    pub recipients: Option<Recipients>,
+}
+
+impl BackupRequest {
+    /// A plain backup.
+    pub fn new(scope: BackupScope) -> Self {
+        Self { scope, parallel: None, force: false, recipients: None }
+    }
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct BackupReport {
+    /// Its name.
+    pub id: BackupId,
+    /// Where each database stood.
+    pub databases: Vec<(String, Position)>,
+    /// Partitions in it.
+    pub partitions: u64,
+    /// Those of them of which a file was written.
+    pub written_partitions: u64,
+    /// Files in it.
+    pub files: u64,
+    /// Files that it wrote itself.
+    pub written_files: u64,
+    /// Files that an interrupted backup had left, taken over after a check.
+    pub resumed_files: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Bytes of the files that it wrote.
+    pub written_bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A database that is held, and what of it is wanted.
+struct Held {
+    source: RepairSource,
+    is_whole: bool,
+    tables: Vec<HeldTable>,
+}
+
+struct HeldTable {
+    table: usize,
+    is_whole: bool,
+    partitions: Vec<HeldPartition>,
+}
+
+struct HeldPartition {
+    key: PartitionKey,
+    name: String,
+    metas: Vec<DatafileMeta>,
+    digest: Digest,
+}
+
+/// A file that is to be in the backup.
+struct Wanted<'a> {
+    partition: usize,
+    meta: &'a DatafileMeta,
+    /// It is in an earlier backup.
+    known: Option<BackupFile>,
+}
+
+/// How a file came into the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Known,
+    Resumed,
+    Written,
+}
+
+impl Engine {
+    /// Makes a backup. It can be given up at any moment by dropping the future: then there is none, and what was
+    /// finished serves the next one.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] while the location is being pruned.
+    pub async fn backup(self: &Arc<Self>, location: &BackupLocation, request: BackupRequest) -> Result<BackupReport> {
+        let id = BackupId::new(self.clock.now(), self.clock.random());
+        let running = self.backups.begin(BackupKind::Backup, id.as_str(), &location.to_string(), &self.clock);
+        running.end(self.backup_here(location, request, id, &running).await)
+    }
+
+    /// Backups, restores and checks of this node since its start, oldest first, as far as they are remembered.
+    pub fn backup_tasks(&self) -> Vec<super::BackupStatus> {
+        self.backups.statuses(&*self.clock)
+    }
+
+    async fn backup_here(
+        self: &Arc<Self>,
+        location: &BackupLocation,
+        request: BackupRequest,
+        id: BackupId,
+        running: &Running,
+    ) -> Result<BackupReport> {
+        self.check_open()?;
+        let (started, begun) = (self.clock.now(), self.clock.monotonic());
+        let mark = self.mark_backup(location, &id).await?;
+        let mut manifest = BackupManifest {
+            format: BackupManifest::FORMAT,
+            id,
+            started,
+            finished: started,
+            node: self.node,
+            scope: request.scope.clone(),
+            encryption: request.recipients.as_ref().map(|recipients| recipients.hash().to_owned()),
+            written_bytes: 0,
+            databases: Vec::new(),
+        };
+        let held = self.hold(&request.scope).await?;
+        let writer = Writer { engine: self, location, request: &request, mark: &mark, task: &running.task };
+        let mut report = writer.write(&held, &mut manifest).await?;
+        drop(held);
+        self.publish_backup(location, &mut manifest).await?;
+        mark.release().await;
+        report.elapsed = self.clock.monotonic().saturating_sub(begun);
+        tracing::info!(
+            backup = %report.id, %location, files = report.files, written = report.written_files,
+            bytes = report.written_bytes, "made a backup"
+        );
+        Ok(report)
+    }
+
+    /// Marks that a backup is under way, unless the location is being pruned.
+    pub(super) async fn mark_backup(&self, location: &BackupLocation, id: &BackupId) -> Result<Mark> {
+        let mark = Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await?;
+        let is_alive = |id: &str| self.backups.is_running(id);
+        let others = living(location, self.node, is_alive, self.clock.now()).await?;
+        match others.iter().find(|other| other.work == Work::Prune) {
+            None => Ok(mark),
+            Some(prune) => {
+                let error = occupied(location, prune);
+                mark.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the manifest: from here on the backup is there.
+    pub(super) async fn publish_backup(&self, location: &BackupLocation, manifest: &mut BackupManifest) -> Result<()> {
+        manifest.finished = self.clock.now();
+        let bytes = manifest.encode()?;
+        let name = manifest_name(&manifest.id);
+        let create = PutOptions { mode: PutMode::Create, ..Default::default() };
+        let put = location.store().put_opts(&location.object(&name)?, bytes.into(), create).await;
+        put.map_err(|error| location.failed("write", &name, &error)).map(drop)
+    }
+
+    /// Flushes and holds what is asked for.
+    async fn hold(self: &Arc<Self>, scope: &BackupScope) -> Result<Vec<Held>> {
+        let version = self.version();
+        let named = |name: &str| -> Result<HistoryId> {
+            let found = version.database(name).map(|database| database.id);
+            found.ok_or_else(|| EngineError::NotFound { kind: "database", name: name.to_owned() })
+        };
+        let (histories, table) = match scope {
+            BackupScope::Cluster => (version.databases().map(|database| database.id).collect(), None),
+            BackupScope::Database(database) => (vec![named(database)?], None),
+            BackupScope::Table { database, table, partitions } => {
+                let pattern = partitions.as_ref().map(PartitionPattern::new);
+                (vec![named(database)?], Some((table.as_str(), pattern)))
+            }
+            BackupScope::Query(_) => {
+                return Err(EngineError::Invalid("rows of a query are backed up as they come".to_owned()));
+            }
+        };
+        let mut held = Vec::with_capacity(histories.len());
+        for history in histories {
+            let source = self.repair_source(history).await?;
+            let wanted = table.as_ref().map(|(name, pattern)| (*name, pattern.as_ref()));
+            let mut tables = select(&source.manifest, wanted)?;
+            self.digest_held(&source, &mut tables).await?;
+            held.push(Held { source, is_whole: table.is_none(), tables });
+        }
+        Ok(held)
+    }
+}
+
+impl Engine {
+    /// Adds up the digests of the partitions' files. One from before digests were kept is read.
+    async fn digest_held(self: &Arc<Self>, source: &RepairSource, tables: &mut [HeldTable]) -> Result<()> {
+        for held in tables {
+            let table = &source.manifest.tables[held.table].table;
+            let hasher = RowHasher::of_table(table)?;
+            for partition in &mut held.partitions {
+                for meta in &mut partition.metas {
+                    let digest = match meta.digest {
+                        Some(digest) => digest,
+                        None => {
+                            let table = Arc::new(TableVersion::empty(table.clone())?);
+                            let file = Datafile::new(meta.clone(), self.garbage.clone());
+                            self.read_digest(&table, &hasher, &file).await?
+                        }
+                    };
+                    meta.digest = Some(digest);
+                    partition.digest += digest;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tables and partitions that are wanted.
+fn select(manifest: &RepairManifest, wanted: Option<(&str, Option<&PartitionPattern>)>) -> Result<Vec<HeldTable>> {
+    let mut tables = Vec::new();
+    for (index, held) in manifest.tables.iter().enumerate() {
+        let pattern = match wanted {
+            None => None,
+            Some((name, pattern)) if name == held.table.name => pattern,
+            Some(_) => continue,
+        };
+        let scheme = PartitionScheme::new(&held.table)?;
+        let mut partitions: Vec<HeldPartition> = Vec::new();
+        for (key, meta) in &held.datafiles {
+            if let Some(last) = partitions.last_mut().filter(|last| last.key == *key) {
+                last.metas.push(meta.clone());
+                continue;
+            }
+            let values = scheme.describe(key)?;
+            if pattern.is_none_or(|pattern| pattern.matches(&values)) {
+                let name = partition_name(&values);
+                let (key, metas, digest) = (key.clone(), vec![meta.clone()], Digest::default());
+                partitions.push(HeldPartition { key, name, metas, digest });
+            }
+        }
+        tables.push(HeldTable { table: index, is_whole: pattern.is_none(), partitions });
+    }
+    match wanted {
+        Some((name, _)) if tables.is_empty() => {
+            Err(EngineError::NotFound { kind: "table", name: format!("{}.{name}", manifest.name) })
+        }
+        _ => Ok(tables),
+    }
+}
+
+/// Writes the files of a backup.
+struct Writer<'a> {
+    engine: &'a Arc<Engine>,
+    location: &'a BackupLocation,
+    request: &'a BackupRequest,
+    mark: &'a Mark,
+    task: &'a BackupTask,
+}
+
+impl Writer<'_> {
+    async fn write(&self, held: &[Held], manifest: &mut BackupManifest) -> Result<BackupReport> {
+        let mut report = BackupReport {
+            id: manifest.id.clone(),
+            databases: Vec::new(),
+            partitions: 0,
+            written_partitions: 0,
+            files: 0,
+            written_files: 0,
+            resumed_files: 0,
+            rows: 0,
+            bytes: 0,
+            written_bytes: 0,
+            elapsed: Duration::ZERO,
+        };
+        for held in held {
+            let metas = held.tables.iter().flat_map(|table| &table.partitions).flat_map(|partition| &partition.metas);
+            for meta in metas {
+                self.task.expect(1, meta.bytes, meta.rows);
+            }
+        }
+        let earlier = self.earlier(held).await?;
+        for held in held {
+            let facts = &held.source.manifest;
+            let mut tables = Vec::with_capacity(held.tables.len());
+            for table in &held.tables {
+                tables.push(self.table(held, table, &earlier, &mut report).await?);
+            }
+            report.databases.push((facts.name.clone(), facts.position));
+            manifest.databases.push(BackupDatabase {
+                name: facts.name.clone(),
+                position: facts.position,
+                restart_seq: facts.restart_seq,
+                commit_time: facts.commit_time,
+                epochs: facts.epochs.clone(),
+                next_table: facts.next_table,
+                is_whole: held.is_whole,
+                tables,
+            });
+        }
+        manifest.written_bytes = report.written_bytes;
+        Ok(report)
+    }
+
+    async fn table(
+        &self,
+        held: &Held,
+        table: &HeldTable,
+        earlier: &Earlier,
+        report: &mut BackupReport,
+    ) -> Result<BackupTable> {
+        let described = &held.source.manifest.tables[table.table].table;
+        let history = held.source.manifest.position.history;
+        let unchanged: Vec<Option<BackupPartition>> = table
+            .partitions
+            .iter()
+            .map(|partition| {
+                let key = (history, described.id, partition.key.clone());
+                earlier.unchanged(&key, described.schema_version, &partition.digest).cloned()
+            })
+            .collect();
+        let changed = table.partitions.iter().enumerate().filter(|(index, _)| unchanged[*index].is_none());
+        let wanted = changed.flat_map(|(index, partition)| {
+            let metas = partition.metas.iter();
+            metas.map(move |meta| Wanted { partition: index, meta, known: earlier.known(&self.preferred(meta), meta) })
+        });
+        let files: Vec<_> = wanted.map(|wanted| self.file(wanted, earlier)).collect();
+        let done = stream::iter(files).buffered(parallel(self.request.parallel)).try_collect::<Vec<_>>().await?;
+        let mut partitions: Vec<BackupPartition> = Vec::with_capacity(table.partitions.len());
+        let mut files: Vec<Vec<(BackupFile, Way)>> = table.partitions.iter().map(|_| Vec::new()).collect();
+        for (partition, file, way) in done {
+            files[partition].push((file, way));
+        }
+        for ((partition, files), unchanged) in table.partitions.iter().zip(files).zip(unchanged) {
+            report.partitions += 1;
+            if let Some(unchanged) = unchanged {
+                report.files += unchanged.files.len() as u64;
+                report.rows += unchanged.rows;
+                report.bytes += unchanged.files.iter().map(|file| file.bytes).sum::<u64>();
+                for meta in &partition.metas {
+                    self.task.passed(meta.bytes);
+                    self.task.done(meta.rows);
+                }
+                partitions.push(unchanged);
+                continue;
+            }
+            report.written_partitions += u64::from(files.iter().any(|(_, way)| *way == Way::Written));
+            for (file, way) in &files {
+                report.files += 1;
+                report.rows += file.rows;
+                report.bytes += file.bytes;
+                match way {
+                    Way::Known => {}
+                    Way::Resumed => report.resumed_files += 1,
+                    Way::Written => {
+                        report.written_files += 1;
+                        report.written_bytes += file.bytes;
+                    }
+                }
+            }
+            let key = (history, described.id, partition.key.clone());
+            partitions.push(BackupPartition {
+                key: partition.key.clone(),
+                name: partition.name.clone(),
+                rows: files.iter().map(|(file, _)| file.rows).sum(),
+                digest: partition.digest,
+                sealed: self.sealed(partition, earlier.partitions.get(&key), &files)?,
+                files: files.into_iter().map(|(file, _)| file).collect(),
+            });
+        }
+        Ok(BackupTable { table: described.clone(), is_whole: table.is_whole, selected: None, partitions })
+    }
+
+    /// Brings one file into the backup.
+    async fn file(&self, wanted: Wanted<'_>, earlier: &Earlier) -> Result<(usize, BackupFile, Way)> {
+        let Wanted { partition, meta, known } = wanted;
+        self.mark.keep(&*self.engine.clock).await?;
+        if let Some(file) = known.filter(|_| !self.request.force) {
+            self.task.passed(meta.bytes);
+            self.task.done(meta.rows);
+            return Ok((partition, file, Way::Known));
+        }
+        let preferred = self.preferred(meta);
+        let mut name = preferred.clone();
+        if let Some(bytes) = earlier.present.get(&preferred) {
+            let stored = match self.request.force || (self.request.recipients.is_none() && *bytes != meta.bytes) {
+                true => None,
+                // Left by a backup that did not come to its end.
+                false => measure(self.location, &preferred, self.task).await?,
+            };
+            let is_right = |stored: &super::copy::Stored| {
+                self.request.recipients.is_some() || (stored.bytes == meta.bytes && stored.hash == meta.hash)
+            };
+            if let Some(stored) = stored.filter(is_right) {
+                self.task.done(meta.rows);
+                return Ok((partition, self.described(preferred, meta, stored), Way::Resumed));
+            }
+            // What lies there is wrong, or wanted anew: another name is free.
+            name = self.renamed(&preferred);
+        }
+        let from = Incoming::new(
+            &self.engine.store,
+            meta.path.object_path()?,
+            format!("datafile {}", meta.path.0),
+            meta.bytes,
+            &meta.hash,
+        );
+        let recipients = self.request.recipients.as_ref();
+        let stored = copy_out(from, self.location, &name, recipients, self.task).await?;
+        self.task.done(meta.rows);
+        Ok((partition, self.described(name, meta, stored), Way::Written))
+    }
+
+    fn described(&self, name: String, meta: &DatafileMeta, stored: super::copy::Stored) -> BackupFile {
+        let meta_kept = self.request.recipients.is_none().then(|| meta.clone());
+        BackupFile { name, bytes: stored.bytes, hash: stored.hash, rows: meta.rows, meta: meta_kept }
+    }
+
+    /// The name of a datafile's copy: its own; of an encrypted one, with the recipients, to whom others are of no use.
+    fn preferred(&self, meta: &DatafileMeta) -> String {
+        let name = data_name(&meta.path.0);
+        match &self.request.recipients {
+            None => name,
+            Some(recipients) => {
+                let stem = name.strip_suffix(".parquet").unwrap_or(&name);
+                format!("{stem}-{}.parquet.age", recipients.hash())
+            }
+        }
+    }
+
+    /// A name that nothing has.
+    fn renamed(&self, name: &str) -> String {
+        let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let (_, extension) = file.split_once('.').unwrap_or((file, "parquet"));
+        format!("{folder}/{}.{extension}", hexadecimal(&unique(&*self.engine.clock)))
+    }
+
+    /// Descriptions of encrypted files, encrypted; those of an earlier backup where it has the same files.
+    fn sealed(
+        &self,
+        partition: &HeldPartition,
+        earlier: Option<&(SchemaVersion, BackupPartition)>,
+        files: &[(BackupFile, Way)],
+    ) -> Result<Option<String>> {
+        let Some(recipients) = &self.request.recipients else { return Ok(None) };
+        // In their order: descriptions are those of the files one by one.
+        if let Some((_, known)) = earlier
+            && known.files.iter().map(|file| &file.name).eq(files.iter().map(|(file, _)| &file.name))
+        {
+            return Ok(known.sealed.clone());
+        }
+        let plain = serde_json::to_vec(&partition.metas)
+            .map_err(|error| EngineError::Invalid(format!("datafiles cannot be described: {error}")))?;
+        Ok(Some(hexadecimal(&recipients.seal(&plain)?)))
+    }
+
+    /// What earlier backups have, and what lies there.
+    async fn earlier(&self, held: &[Held]) -> Result<Earlier> {
+        let mut earlier = Earlier::default();
+        earlier.present = self.location.listed(&self.location.data()?, "files").await?;
+        if earlier.present.is_empty() || self.request.force {
+            return Ok(earlier);
+        }
+        let mut wanted = Wants::default();
+        for held in held {
+            let facts = &held.source.manifest;
+            for table in &held.tables {
+                let id = facts.tables[table.table].table.id;
+                for partition in &table.partitions {
+                    wanted.partitions.insert((facts.position.history, id, partition.key.clone()));
+                    let names = partition.metas.iter().map(|meta| self.preferred(meta));
+                    wanted.files.extend(names.filter(|name| earlier.present.contains_key(name)));
+                }
+            }
+        }
+        let encryption = self.request.recipients.as_ref().map(Recipients::hash);
+        for id in self.location.backups().await?.into_iter().rev().take(EARLIER_MAX) {
+            if wanted.partitions.is_empty() && wanted.files.is_empty() {
+                break;
+            }
+            let manifest = match self.location.manifest(&id).await {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    tracing::warn!(backup = %id, %error, "an earlier backup cannot be read; nothing of it is shared");
+                    continue;
+                }
+            };
+            if manifest.encryption.as_deref() == encryption {
+                earlier.take(manifest, &mut wanted);
+            }
+        }
+        Ok(earlier)
+    }
+}
+
+/// A partition of some history.
+type Place = (HistoryId, TableId, PartitionKey);
+
+/// What is looked for in earlier backups.
+#[derive(Default)]
+struct Wants {
+    partitions: HashSet<Place>,
+    files: HashSet<String>,
+}
+
+/// What is at a location already.
+#[derive(Default)]
+struct Earlier {
+    /// Files and their lengths.
+    present: HashMap<String, u64>,
+    /// Those that a backup describes.
+    known: HashMap<String, BackupFile>,
+    /// Partitions in the newest backup that has them with all files.
+    partitions: HashMap<Place, (SchemaVersion, BackupPartition)>,
+}
+
+impl Earlier {
+    fn take(&mut self, manifest: BackupManifest, wanted: &mut Wants) {
+        for database in manifest.databases {
+            for table in database.tables.into_iter().filter(|table| table.selected.is_none()) {
+                for partition in table.partitions {
+                    let is_here = |file: &BackupFile| self.present.get(&file.name) == Some(&file.bytes);
+                    for file in partition.files.iter().filter(|file| is_here(file)) {
+                        if wanted.files.remove(&file.name) {
+                            self.known.insert(file.name.clone(), file.clone());
+                        }
+                    }
+                    let place = (database.position.history, table.table.id, partition.key.clone());
+                    if partition.files.iter().all(is_here) && wanted.partitions.remove(&place) {
+                        self.partitions.insert(place, (table.table.schema_version, partition));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A partition that has the same rows under the same identities, in whatever files.
+    fn unchanged(&self, place: &Place, version: SchemaVersion, digest: &Digest) -> Option<&BackupPartition> {
+        let (known, partition) = self.partitions.get(place)?;
+        (*known == version && partition.digest == *digest).then_some(partition)
+    }
+
+    /// A file that a backup describes as this datafile.
+    fn known(&self, name: &str, meta: &DatafileMeta) -> Option<BackupFile> {
+        let same = |file: &&BackupFile| {
+            file.rows == meta.rows && file.meta.as_ref().is_none_or(|known| known.hash == meta.hash)
+        };
+        self.known.get(name).filter(same).cloned()
+    }
+}

@@ -1,0 +1,133 @@
+//! `backup(url, …)`: a cluster, a database, a table, some of its partitions, or the rows of a query.
+
+use futures::TryStreamExt as _;
+use tailrace_engine::{BackupReport, BackupRequest, BackupScope, EngineError, Recipients, SelectedSource};
+
+use super::{
+    arguments::{Arguments, Parameter, Type},
+    place,
+};
+use crate::{
+    Result, Session, SqlError, feed,
+    statement::{Kind, query},
+};
+
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::required("url", Type::Text),
+    Parameter::optional("query", Type::Text),
+    Parameter::optional("database", Type::Text),
+    Parameter::optional("table", Type::Text),
+    Parameter::optional("partitions", Type::Text),
+    Parameter::optional("parallel", Type::Int),
+    Parameter::optional("force", Type::Bool),
+    Parameter::optional("key", Type::Text),
+];
+
+pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
+    let instance = session.instance();
+    let (query, database, table, partitions) = (
+        arguments.optional_text(1)?,
+        arguments.optional_text(2)?,
+        arguments.optional_text(3)?,
+        arguments.optional_text(4)?,
+    );
+    let scope = match (query, database, table, partitions) {
+        (Some(query), None, None, None) => BackupScope::Query(query.to_owned()),
+        (None, None, None, None) => BackupScope::Cluster,
+        (None, Some(database), None, None) => BackupScope::Database(database.to_owned()),
+        (None, database, Some(table), partitions) => {
+            let (database, table) = table_of(session, database, table)?;
+            BackupScope::Table { database, table, partitions: partitions.map(ToOwned::to_owned) }
+        }
+        (None, _, None, Some(_)) => {
+            return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
+        }
+        (Some(_), ..) => {
+            return Err(SqlError::new("22023", "a query says itself what is backed up")
+                .hint("leave out database, table and partitions"));
+        }
+    };
+    let recipients = match arguments.optional_text(7)? {
+        None => None,
+        Some(path) => Some(Recipients::parse(&place::key_file(instance, path).await?)?),
+    };
+    let mut request = BackupRequest::new(scope);
+    request.parallel = parallel(arguments.optional_int(5)?)?;
+    request.force = arguments.optional_bool(6)?.unwrap_or_default();
+    request.recipients = recipients;
+    let url = arguments.text(0)?;
+    let report = match query {
+        None => {
+            let location = place::location(instance, url, true).await?;
+            instance.engine.backup(&location, request).await?
+        }
+        Some(query) => of_query(session, url, query, request).await?,
+    };
+    Ok(vec![describe(&report)])
+}
+
+/// Database and name of a table that is named with its database, or beside it, or lies in the current one.
+pub(super) fn table_of(session: &Session, database: Option<&str>, table: &str) -> Result<(String, String)> {
+    let name = feed::table_name(table)?;
+    let current = session.current_database();
+    let database = match (&name.database, database) {
+        (Some(of), Some(given)) if of != given => {
+            return Err(SqlError::new("22023", format!("table {table} is not in database {given}")));
+        }
+        (None, Some(given)) => given.to_owned(),
+        _ => name.database(current.as_deref())?,
+    };
+    Ok((database, name.table))
+}
+
+/// How many files may be under way.
+pub(super) fn parallel(given: Option<i64>) -> Result<Option<usize>> {
+    match given {
+        None => Ok(None),
+        Some(given @ 1..=64) => Ok(usize::try_from(given).ok()),
+        Some(given) => Err(SqlError::new("22023", format!("parallel => {given}: it is from 1 to 64"))),
+    }
+}
+
+async fn of_query(session: &Session, url: &str, text: &str, request: BackupRequest) -> Result<BackupReport> {
+    let statements = session.parse(text)?;
+    let [statement] = &statements[..] else {
+        return Err(SqlError::syntax("a backup by query has one query"));
+    };
+    let parsed = statement.parsed();
+    let (Kind::Query(ast), 0) = (&parsed.kind, parsed.parameters) else {
+        return Err(SqlError::syntax("a backup by query has a SELECT without parameters"));
+    };
+    let selected = query::select_one(session, ast, &parsed.sql).await?;
+    let instance = session.instance();
+    let location = place::location(instance, url, true).await?;
+    let source = SelectedSource { database: selected.database, table: selected.table, schema: selected.rows.schema() };
+    let rows = selected.rows.map_err(|error| {
+        let error = SqlError::from(error);
+        EngineError::Invalid(format!("the query failed: {error}"))
+    });
+    Ok(instance.engine.backup_rows(&location, request, source, rows).await?)
+}
+
+fn describe(report: &BackupReport) -> String {
+    let positions: Vec<String> =
+        report.databases.iter().map(|(name, position)| format!("{name} at seq {}", position.seq)).collect();
+    let resumed = match report.resumed_files {
+        0 => String::new(),
+        files => format!(", {files} files taken over from an interrupted backup"),
+    };
+    format!(
+        "backup {}: {}; {} partitions with {} rows in {} files of {} bytes, written {} partitions, {} files of {} bytes\
+         {resumed}, in {:.3} s",
+        report.id,
+        positions.join(", "),
+        report.partitions,
+        report.rows,
+        report.files,
+        report.bytes,
+        report.written_partitions,
+        report.written_files,
+        report.written_bytes,
+        report.elapsed.as_secs_f64()
+    )
+}
