@@ -1,10 +1,10 @@
-//! Command line: `tailrace init`, `serve`, `demo`, `tail`, `job`, `wal`.
+//! Command line: `tailrace init`, `serve`, `demo`, `tail`, `job`, `backup`, `restore`, `sync`, `wal`.
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Error, Result, config, demo, init, job, serve, tail, wal};
+use crate::{Error, Result, backup, config, demo, init, job, restore, serve, sync, tail, wal};
 
 /// A columnar store for time series whose write-ahead log is its change stream.
 #[derive(Debug, Parser)]
@@ -32,6 +32,20 @@ enum Command {
     /// Exit code 0: done, and of `run`, the run succeeded; 1: the node refused, was not reached, or the run did not succeed; 2:
     /// asked for wrongly; 130: interrupted, and the run that was waited for cancelled.
     Job(job::JobArgs),
+    /// Backs up databases, tables, partitions or the rows of a query of a running node; lists, checks and prunes backups.
+    ///
+    /// Exit code 0: done; 1: the node refused, was not reached, or it failed; 2: asked for wrongly; 3: `check` found damage; 130:
+    /// interrupted.
+    Backup(backup::BackupArgs),
+    /// Brings what a backup has back to a running node.
+    ///
+    /// Exit code 0: done, or nothing was to be done; 1: the node refused, was not reached, or it failed; 2: asked for wrongly; 130:
+    /// interrupted.
+    Restore(restore::RestoreArgs),
+    /// Makes a table of a running node equal to that of another cluster; only what differs is moved.
+    ///
+    /// Exit code 0: equal now; 1: the node refused, was not reached, or it failed; 2: asked for wrongly; 130: interrupted.
+    Sync(sync::SyncArgs),
     /// Reads a node's log as it lies on disk; safe beside a running node.
     ///
     /// Exit code 0: sound; 1: damaged; 2: could not be read, or was asked for wrongly.
@@ -84,8 +98,12 @@ pub fn main() -> ExitCode {
     if let Command::Tail(args) = &cli.command {
         return client(tail::run(args.clone()));
     }
-    if let Command::Job(args) = &cli.command {
-        return client(job::run(args.clone()));
+    match &cli.command {
+        Command::Job(args) => return client(job::run(args.clone())),
+        Command::Backup(args) => return client(backup::run(args.clone())),
+        Command::Restore(args) => return client(restore::run(args.clone())),
+        Command::Sync(args) => return client(sync::run(args.clone())),
+        _ => {}
     }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,7 +127,12 @@ fn run(command: Command) -> Result<()> {
             block_on(serve::serve(settings))
         }
         // Have exit codes of their own.
-        Command::Wal(_) | Command::Tail(_) | Command::Job(_) => Ok(()),
+        Command::Wal(_)
+        | Command::Tail(_)
+        | Command::Job(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Sync(_) => Ok(()),
         Command::Demo(DemoArgs { rows, serve }) => {
             serve::trace("warn");
             block_on(demo::demo(rows, serve))

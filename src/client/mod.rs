@@ -4,8 +4,10 @@
 //! statement on the node, and the command ends when the node has ended it.
 
 mod print;
+mod progress;
 
 pub(crate) use print::{Answer, print};
+pub(crate) use progress::{Polled, with_progress};
 
 use std::{
     future::poll_fn,
@@ -18,7 +20,7 @@ use clap::Args;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket, tls::NoTlsStream};
 
 /// How long a node has to end a statement that was cancelled.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Where the node is, and how it is printed what it says.
 #[derive(Debug, Clone, Args)]
@@ -52,6 +54,9 @@ pub(crate) enum ClientError {
     /// What was asked for was done, and did not go well.
     #[error("{0}")]
     Failed(String),
+    /// What was asked about is not as it should be.
+    #[error("{0}")]
+    Found(String),
     /// Ctrl-C, or a supervisor.
     #[error("cancelled")]
     Interrupted,
@@ -61,10 +66,11 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
-    /// 1: failed; 2: asked for wrongly; 130: interrupted, as shells have it.
+    /// 1: failed; 2: asked for wrongly; 3: done, and what was looked at is bad; 130: interrupted. As shells have it.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Wrong(_) => 2,
+            Self::Found(_) => 3,
             Self::Interrupted => 130,
             Self::Connect { .. } | Self::Server(_) | Self::Failed(_) | Self::Output(_) => 1,
         }
@@ -195,6 +201,12 @@ impl Call {
     /// A switch by name, where it is on.
     pub(crate) fn switch(mut self, name: &str, on: bool) -> Self {
         self.arguments.extend(on.then(|| format!("{name} => true")));
+        self
+    }
+
+    /// A switch by name that is off.
+    pub(crate) fn off(mut self, name: &str) -> Self {
+        self.arguments.push(format!("{name} => false"));
         self
     }
 

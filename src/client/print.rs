@@ -31,6 +31,11 @@ impl Answer {
         self.rows.push(values.collect());
     }
 
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// A value by row and column; `None` also where there is no such column.
     pub(crate) fn value(&self, row: usize, column: &str) -> Option<&str> {
         let index = self.columns.iter().position(|(name, _)| name == column)?;

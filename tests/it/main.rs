@@ -14,6 +14,7 @@
 //! | `synchronize` | a table made equal to another cluster's, killed on the way |
 //! | `tail` | a table's changes in a shell |
 //! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
+//! | `backup_shell` | `tailrace backup`, `restore` and `sync`: what they print, and how they end |
 //! | `jobs` | statements that run when they are due: killed, stopped, from a shell and from psql |
 //! | `crash`, `archive`, `wal` | processes that are killed; the log's copy, and what reads it offline |
 //!
@@ -25,6 +26,7 @@ mod harness;
 
 mod archive;
 mod backup;
+mod backup_shell;
 mod binary;
 mod burst;
 mod crash;
