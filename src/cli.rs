@@ -150,8 +150,12 @@ fn client(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+/// Stack of a thread of the runtime: four times the default.
+const STACK_BYTES: usize = 8 << 20;
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // Planning is deep where a plan asks for another one while it is made; memory is taken as far as it is used.
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_stack_size(STACK_BYTES).enable_all().build();
     runtime.map_err(|error| Error::Configuration(format!("cannot start threads: {error}")))
 }
 

@@ -1,6 +1,6 @@
 //! A session: one connection's settings, open transaction and prepared statements' planning.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
 
 use datafusion::{
     arrow::datatypes::{DataType, Schema, SchemaRef},
@@ -331,19 +331,19 @@ impl Session {
         let mut guard = Guard::new(cancel, self.statement_timeout(), Arc::new(move || status.fail()));
         match &parsed.kind {
             Kind::Query(query) => {
-                let rows = guard.run(query::start(self, query, sql, parameters, count)).await?;
+                let rows = guard.run(boxed(|| query::start(self, query, sql, parameters, count))).await?;
                 Ok(Outcome::Rows(guard.rows(heading::headed_rows(query, rows))))
             }
             Kind::Explain { query, analyze, verbose } => {
-                let explain = query::explain(self, query, sql, (*analyze, *verbose), parameters, count);
+                let explain = boxed(|| query::explain(self, query, sql, (*analyze, *verbose), parameters, count));
                 guard.run(explain).await
             }
-            Kind::Insert(insert) => insert::insert(self, insert, sql, parameters, count, &mut guard).await,
-            Kind::Copy(copy) => copy::copy(self, copy, &mut guard).await,
-            Kind::DropPartition(drop) => drop_partition::drop_partition(self, drop, &mut guard).await,
+            Kind::Insert(insert) => boxed(|| insert::insert(self, insert, sql, parameters, count, &mut guard)).await,
+            Kind::Copy(copy) => boxed(|| copy::copy(self, copy, &mut guard)).await,
+            Kind::DropPartition(drop) => boxed(|| drop_partition::drop_partition(self, drop, &mut guard)).await,
             Kind::Call { name, arguments } => {
                 self.outside_transaction("CALL")?;
-                let called = call::call(self, name, arguments, parameters);
+                let called = boxed(|| call::call(self, name, arguments, parameters));
                 // What changes something is not left in its middle.
                 let outcome = if procedure::may_end(name) { guard.run(called).await? } else { called.await? };
                 match outcome {
@@ -413,6 +413,13 @@ pub(crate) const NO_DATABASE: &str = "public";
 
 fn set_database(state: &mut SessionState, name: Option<&str>) {
     state.config_mut().options_mut().catalog.default_schema = name.unwrap_or(NO_DATABASE).to_owned();
+}
+
+/// A future on the heap. It is made in a frame of its own: without optimization every arm of a `match` has its place on the
+/// stack, all at once, and below are the planner's.
+#[inline(never)]
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
 }
 
 /// How queries are planned.

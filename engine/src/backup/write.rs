@@ -485,8 +485,8 @@ impl Writer<'_> {
 
     /// What earlier backups have, and what lies there.
     async fn earlier(&self, held: &[Held]) -> Result<Earlier> {
-        let mut earlier = Earlier::default();
-        earlier.present = self.location.listed(&self.location.data()?, "files").await?;
+        let present = self.location.listed(&self.location.data()?, "files").await?;
+        let mut earlier = Earlier { present, ..Earlier::default() };
         if earlier.present.is_empty() || self.request.force {
             return Ok(earlier);
         }
