@@ -87,6 +87,7 @@ pub(crate) async fn open(config: EngineConfig, seams: EngineSeams) -> Result<(Ar
     let from = if planted!(engine.config, ReplaysFlushed) { recovery.first } else { state.replay_from };
     let from = Lsn(from.0.saturating_sub(1));
     report.replayed = blocking(move || Replay::new(&replaying).run(from)).await?;
+    show_namesakes(&engine);
     open_histories(&engine, &recovery)?;
     abort_open_transactions(&engine, &recovery).await;
     // A crash between DROP DATABASE and its fact leaves the fact to be written now.
@@ -178,6 +179,18 @@ fn restore_databases(engine: &Arc<Engine>, state: &ManifestState) -> Result<Hash
         }
     }
     Ok(named)
+}
+
+/// Gives a name to whom it belongs now: a database that was restored has an edit of the manifest, its dropped namesake was in
+/// there as well until the log's DROP DATABASE was replayed, and had the name meanwhile.
+fn show_namesakes(engine: &Arc<Engine>) {
+    let databases: Vec<Arc<Database>> = engine.databases.read().values().cloned().collect();
+    for database in databases {
+        let version = database.version();
+        if !engine.versions.load().contains_key(&version.name) {
+            engine.publish(&version, false);
+        }
+    }
 }
 
 /// A database's version from the manifest, and the paths of its files.

@@ -103,7 +103,7 @@ async fn errors_read_well() {
         ("CALL set_database_for_cluster_replication('market')", "its signature is"),
         ("CALL skip_cluster_replication_task(938)", "not properly configured for the cluster"),
         ("CALL skip_cluster_replication_task('market')", "its signature is skip_cluster_replication_task("),
-        ("CALL backup('x')", "not supported"),
+        ("CALL backup('x')", "the place of a backup is a folder"),
         ("DELETE FROM bars", "not supported"),
     ] {
         let Some((out, error)) = psql(&served, "market", &[command]).await else { return };

@@ -7,6 +7,7 @@ use crate::wire::{Served, cells};
 const TABLES: [&str; 20] = [
     "archive",
     "archive_gaps",
+    "backups",
     "databases",
     "datafiles",
     "dead_letters",
@@ -22,6 +23,7 @@ const TABLES: [&str; 20] = [
     "rights",
     "settings",
     "subscriptions",
+    "synchronizations",
     "tables",
     "tasks",
     "wal",
