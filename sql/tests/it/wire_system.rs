@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::wire::{Served, cells};
 
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 22] = [
     "archive",
     "archive_gaps",
     "backups",
