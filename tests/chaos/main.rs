@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `plan.rs` | which fault comes when, from the seed |
-//! | `volume.rs`, `node.rs`, `proxy.rs` | a small disk, a process, a bad network: the things that fail |
+//! | `volume.rs`, `node.rs`, `proxy.rs` | a small disk, a process, a bad network: the things that fail; `../shared/port.rs` |
 //! | `faults.rs` | makes the plan happen, brings back what fell, checks how it fell |
 //! | `client.rs` | a connection, and what an error says about the statement's outcome |
 //! | `writers.rs`, `loads.rs`, `ddl.rs`, `readers.rs` | the load |
@@ -24,6 +24,8 @@ mod ledger;
 mod loads;
 mod node;
 mod plan;
+#[path = "../shared/port.rs"]
+mod port;
 mod proof;
 mod proxy;
 mod readers;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, port::kept_address};
 
 /// A node: its settings, and its process while it runs.
 #[derive(Debug)]
@@ -73,10 +73,11 @@ impl Node {
         for flag in &self.flags {
             command.arg("--set").arg(flag);
         }
-        let address = |known: Option<SocketAddr>| known.map_or("127.0.0.1:0".to_owned(), |known| known.to_string());
-        command.arg("--set").arg(format!("listen.pgwire={}", address(self.pgwire)));
+        let address = *self.pgwire.get_or_insert_with(kept_address);
+        command.arg("--set").arg(format!("listen.pgwire={address}"));
         if is_primary {
-            command.arg("--set").arg(format!("listen.replication={}", address(self.replication)));
+            let address = *self.replication.get_or_insert_with(kept_address);
+            command.arg("--set").arg(format!("listen.replication={address}"));
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         self.log_start = log.metadata().unwrap().len();

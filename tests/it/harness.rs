@@ -12,6 +12,8 @@ use std::{
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+use crate::port::kept_address;
+
 /// How long anything may take before a test calls it hung. Debug builds on a busy machine are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -130,17 +132,19 @@ impl Node {
         let is_primary = self.flags.iter().any(|flag| flag.starts_with("replication.primary."));
         let mut command = self.command();
         if is_primary {
-            let address = self.replication.map_or("127.0.0.1:0".to_owned(), |address| address.to_string());
+            let address = *self.replication.get_or_insert_with(kept_address);
             command.arg("--set").arg(format!("listen.replication={address}"));
         }
-        if let Some(address) = self.flight {
+        let serves_flight = self.flags.iter().any(|flag| flag.starts_with("listen.flight="));
+        if serves_flight {
+            let address = *self.flight.get_or_insert_with(kept_address);
             command.arg("--set").arg(format!("listen.flight={address}"));
         }
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = lines_of(process.stdout.take().unwrap());
         self.process = Some(process);
         self.pgwire = Some(self.listening(&lines, "pgwire"));
-        if self.flags.iter().any(|flag| flag.starts_with("listen.flight=")) {
+        if serves_flight {
             self.flight = Some(self.listening(&lines, "flight"));
         }
         if is_primary {

@@ -23,6 +23,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may stop at the first surprise")]
 
 mod harness;
+#[path = "../shared/port.rs"]
+mod port;
 
 mod archive;
 mod backup;

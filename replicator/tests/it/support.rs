@@ -18,6 +18,8 @@ use tailrace_replicator::{
 use tailrace_wal::{Position, Seq, SystemClock, SystemDisk};
 use tempfile::TempDir;
 
+use crate::port::kept_address;
+
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const DAY: i64 = 24 * 3600 * 1_000_000;
@@ -110,7 +112,7 @@ impl Site {
     }
 
     pub async fn publish(&self) -> Arc<Publisher> {
-        self.publish_with("127.0.0.1:0".parse().unwrap(), 8, None).await
+        self.publish_with(kept_address(), 8, None).await
     }
 
     pub async fn publish_with(
@@ -123,11 +125,11 @@ impl Site {
         self.publish_as(config).await
     }
 
-    /// A free port on loopback, all may pull everything, defaults.
+    /// A port on loopback that stays free, all may pull everything, defaults.
     pub fn publisher_config(&self) -> PublisherConfig {
         PublisherConfig {
             name: self.name.clone(),
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: kept_address(),
             tls: self.tls.clone(),
             max_replicas: 8,
             replicas: None,
