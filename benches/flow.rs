@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arrow_array::RecordBatch;
 use criterion::{Criterion, Throughput};
 use tailrace_engine::Durability;
 use tailrace_replicator::{CompressionPolicy, Follower, Publisher, ReplicaFlow, TlsConfig};
@@ -30,6 +31,8 @@ const ROUNDS: usize = 5;
 /// Commits of a contender in a round.
 const COMMITS: usize = 500;
 const REPLICAS: usize = 8;
+/// Between commits that leave the processors time for the replicas.
+const PAUSE: Duration = Duration::from_millis(3);
 
 pub(crate) fn group(criterion: &mut Criterion) {
     if !is_wanted() {
@@ -54,10 +57,11 @@ fn wire(criterion: &mut Criterion, runtime: &Runtime) {
             let mut taker = primary.taker("wire", Position::start(end.history)).await;
             let began = Instant::now();
             let taken = taker.take_until(end.seq).await;
-            (began.elapsed(), taken.wire_bytes)
+            (began.elapsed(), taken)
         })
     };
-    let bytes = transfer().1;
+    let taken = transfer().1;
+    let (bytes, first_mib) = (taken.wire_bytes, taken.first_mib);
     // In a runtime: it binds a socket.
     let server = runtime.block_on(async { bare::Server::new() });
     let memory = bytes::Bytes::from(vec![7; bytes as usize]);
@@ -82,16 +86,18 @@ fn wire(criterion: &mut Criterion, runtime: &Runtime) {
     }
     let rate = |name| bytes as f64 / rounds.median(name) / 1e6;
     println!(
-        "{ID}/wire: {} bytes; quinn {:.0} MB/s, chunks {:.0} MB/s; chunks / quinn {:.3} (median of paired rounds {:?})",
+        "{ID}/wire: {} bytes; quinn {:.0} MB/s, chunks {:.0} MB/s; chunks / quinn {:.3} (median of paired rounds {:?}); \
+         first MiB of chunks after {:.1} ms",
         bytes,
         rate("quinn"),
         rate("chunks"),
         rounds.ratio("quinn", "chunks"),
         rounds.ratios("quinn", "chunks"),
+        first_mib.as_secs_f64() * 1e3,
     );
 }
 
-/// Commits of one row, one after another, each durable.
+/// Commits of one row, each durable.
 fn commits(criterion: &mut Criterion, runtime: &Runtime) {
     let row = vec![bars()[0].slice(0, 1)];
     let replicas = elsewhere();
@@ -111,6 +117,19 @@ fn commits(criterion: &mut Criterion, runtime: &Runtime) {
     }
     group.finish();
 
+    for (pace, pause) in [("one after another", Duration::ZERO), ("with pauses", PAUSE)] {
+        commit_rounds(runtime, &contenders, &row, pace, pause);
+    }
+}
+
+/// Rounds of commits, each after a pause: without one they take what processors and disk give.
+fn commit_rounds(
+    runtime: &Runtime,
+    contenders: &[(&'static str, Attached)],
+    row: &[RecordBatch],
+    pace: &str,
+    pause: Duration,
+) {
     let (mut p99, mut mean) = (Rounds::default(), Rounds::default());
     let count = if is_test() { 20 } else { COMMITS };
     for round in 0..=rounds_wanted() {
@@ -118,9 +137,14 @@ fn commits(criterion: &mut Criterion, runtime: &Runtime) {
             let (name, attached) = &contenders[(place + round) % contenders.len()];
             let mut times: Vec<Duration> = (0..count)
                 .map(|_| {
-                    let began = Instant::now();
-                    runtime.block_on(attached.primary.bed.load(&row, Durability::Durable));
-                    began.elapsed()
+                    runtime.block_on(async {
+                        if !pause.is_zero() {
+                            tokio::time::sleep(pause).await;
+                        }
+                        let began = Instant::now();
+                        attached.primary.bed.load(row, Durability::Durable).await;
+                        began.elapsed()
+                    })
                 })
                 .collect();
             times.sort();
@@ -130,7 +154,7 @@ fn commits(criterion: &mut Criterion, runtime: &Runtime) {
     }
     for name in ["dead", "stalled", "eight"] {
         println!(
-            "{ID}/commit: {name}: p99 {:.3} ms, alone {:.3} ms, ratio {:.3} ({:?}); mean {:.3} ms, alone {:.3} ms, ratio \
+            "{ID}/commit {pace}: {name}: p99 {:.3} ms, alone {:.3} ms, ratio {:.3} ({:?}); mean {:.3} ms, alone {:.3} ms, ratio \
              {:.3} ({:?})",
             p99.median(name) * 1e3,
             p99.median("alone") * 1e3,
@@ -174,8 +198,11 @@ fn eight(runtime: &Runtime) {
         taken.iter().sum::<u64>(),
         took.as_secs_f64(),
     );
-    // Who is further behind than `cache_bytes` has it made anew.
+    // Who is further behind than `cache_bytes` would have it made anew.
     assert!(most <= made && compressed <= made, "{made} made, {compressed} compressed, {most} for one replica");
+    if made > most {
+        println!("{ID}/eight: {} chunks were made anew", made - most);
+    }
 }
 
 /// A primary with an empty table.

@@ -1,6 +1,9 @@
 //! A replica that only takes: it speaks the protocol, counts what arrives and drops it. Or it takes nothing at all.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -8,8 +11,9 @@ use tailrace_replicator::TlsConfig;
 use tailrace_wal::{Position, Seq};
 use tokio::sync::mpsc;
 
-/// Length of a data stream's header, and where the seq of its last record stands (`replicator/PROTOCOL.md`).
+/// Length of a data stream's header, and where its number and the seq of its last record stand (`replicator/PROTOCOL.md`).
 const HEADER: usize = 128;
+const NUMBER: usize = 16;
 const LAST_SEQ: usize = 80;
 /// Chunks on their way at a time, as replicas have them.
 const CREDIT: u32 = 16;
@@ -17,10 +21,18 @@ const CREDIT: u32 = 16;
 /// An open feed.
 pub(crate) struct Taker {
     control: SendStream,
-    chunks: mpsc::UnboundedReceiver<(u64, Seq)>,
+    chunks: mpsc::UnboundedReceiver<Arrived>,
     _answers: RecvStream,
     _connection: Connection,
     _endpoint: Endpoint,
+}
+
+/// A chunk.
+#[derive(Debug, Clone, Copy)]
+struct Arrived {
+    bytes: u64,
+    number: u64,
+    last: Seq,
 }
 
 /// What arrived.
@@ -28,6 +40,8 @@ pub(crate) struct Taker {
 pub(crate) struct Taken {
     pub(crate) wire_bytes: u64,
     pub(crate) chunks: u64,
+    /// From the first pull until the first whole chunks of a MiB together.
+    pub(crate) first_mib: Duration,
 }
 
 impl Taker {
@@ -83,15 +97,22 @@ impl Taker {
 
     /// Takes everything up to `seq`, or until the primary goes.
     pub(crate) async fn take_until(&mut self, seq: Seq) -> Taken {
+        let began = Instant::now();
         self.pull(CREDIT).await;
         let mut taken = Taken::default();
-        let mut last = Seq::ZERO;
-        while last < seq {
+        // Chunks may overtake one another: it has all when the last one and as many as its number says are here.
+        let mut chunks_wanted = u64::MAX;
+        while taken.chunks < chunks_wanted {
             // The end of the connection is the end of it.
-            let Some((bytes, upto)) = self.chunks.recv().await else { break };
-            taken.wire_bytes += bytes;
+            let Some(chunk) = self.chunks.recv().await else { break };
+            taken.wire_bytes += chunk.bytes;
             taken.chunks += 1;
-            last = last.max(upto);
+            if taken.first_mib.is_zero() && taken.wire_bytes >= 1 << 20 {
+                taken.first_mib = began.elapsed();
+            }
+            if chunk.last >= seq {
+                chunks_wanted = chunks_wanted.min(chunk.number + 1);
+            }
             self.pull(1).await;
         }
         taken
@@ -110,8 +131,8 @@ pub(crate) fn transport() -> TransportConfig {
         .stream_receive_window((16u32 << 20).into())
         .send_window(64 << 20)
         .max_concurrent_uni_streams(256u32.into())
-        .initial_rtt(std::time::Duration::from_millis(50))
-        .keep_alive_interval(Some(std::time::Duration::from_millis(500)))
+        .initial_rtt(Duration::from_millis(50))
+        .keep_alive_interval(Some(Duration::from_millis(500)))
         .datagram_receive_buffer_size(None);
     transport
 }
@@ -131,7 +152,7 @@ fn client(tls: &TlsConfig) -> ClientConfig {
     ClientConfig::new(Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap()))
 }
 
-async fn accept(connection: Connection, arrived: mpsc::UnboundedSender<(u64, Seq)>) {
+async fn accept(connection: Connection, arrived: mpsc::UnboundedSender<Arrived>) {
     while let Ok(stream) = connection.accept_uni().await {
         let arrived = arrived.clone();
         tokio::spawn(async move {
@@ -142,15 +163,15 @@ async fn accept(connection: Connection, arrived: mpsc::UnboundedSender<(u64, Seq
     }
 }
 
-/// Length of the stream, and the last seq that its header states.
-async fn read(mut stream: RecvStream) -> Option<(u64, Seq)> {
+async fn read(mut stream: RecvStream) -> Option<Arrived> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header).await.ok()?;
     let mut bytes = HEADER as u64;
     while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.ok()? {
         bytes += chunk.bytes.len() as u64;
     }
-    Some((bytes, Seq(u64::from_le_bytes(header[LAST_SEQ..LAST_SEQ + 8].try_into().ok()?))))
+    let field = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+    Some(Arrived { bytes, number: field(NUMBER)?, last: Seq(field(LAST_SEQ)?) })
 }
 
 async fn send(control: &mut SendStream, json: &str) {

@@ -10,7 +10,7 @@
 //! 1. `publisher/reader.rs` reads it from the log's tail, records that are durable and readable only, and makes chunks
 //!    (`publisher/chunk.rs`), once for all replicas that are at the same place; `publisher/feed.rs` brings them ahead into
 //!    the form that suits the replica's link (`publisher/form.rs`) and sends them in order, as far as credit, the link's
-//!    budget and its rate limit go (`publisher/link.rs`).
+//!    budget and its rate limit go (`publisher/link.rs`), one after another (`publisher/schedule.rs`).
 //! 2. `wire/` is what `PROTOCOL.md` draws; `transport.rs` bounds what a connection may hold.
 //! 3. `follower/connection.rs` reads streams; `session/follower.rs` says which may be read and puts chunks in order.
 //! 4. `follower/pipeline.rs` has records prepared by `follower/workers.rs` in parallel, commits runs of them, syncs once

@@ -14,6 +14,7 @@ use super::{
     chunk::INLINE_BYTES,
     figures::Figures,
     form::{Choice, Gauge},
+    schedule::Schedule,
 };
 use crate::{
     ReplicaFlow, ReplicaLinkStatus,
@@ -35,6 +36,7 @@ pub(crate) struct ReplicaLink {
     bucket: Option<tokio::sync::Mutex<Bucket>>,
     budget: Arc<Semaphore>,
     budget_units: u32,
+    schedule: Mutex<Schedule>,
     gauge: Mutex<Gauge>,
     choice: Mutex<Choice>,
 }
@@ -70,6 +72,7 @@ impl ReplicaLink {
             flow,
             budget: Arc::new(Semaphore::new(units)),
             budget_units: units as u32,
+            schedule: Mutex::default(),
             gauge: Mutex::default(),
         })
     }
@@ -108,9 +111,13 @@ impl ReplicaLink {
         let body = body.into();
         let length = DataHeader::LEN + body.len();
         self.figures.sent(length, header.raw_len);
+        let is_small = length <= INLINE_BYTES;
+        let tag = self.schedule.lock().next(header.feed, length, is_small);
         let departure = self.gauge.lock().departs(self.clock.monotonic());
         let stream = self.connection.open_uni().await.map_err(|error| error.to_string())?;
         let mut stream = Sending { stream, finished: false };
+        // Only a stream that has ended cannot be given one.
+        let _ = stream.stream.set_priority(tag.priority());
         let mut pieces = body.into_pieces();
         pieces.insert(0, Bytes::copy_from_slice(&header.encode()));
         if self.bucket.is_none() {
@@ -122,10 +129,11 @@ impl ReplicaLink {
         }
         stream.stream.finish().map_err(|error| error.to_string())?;
         stream.finished = true;
-        if length > INLINE_BYTES {
+        if !is_small {
             let (link, acknowledged) = (self.clone(), stream.stream.stopped());
             tokio::spawn(async move {
                 if let Ok(None) = acknowledged.await {
+                    link.schedule.lock().served(tag);
                     link.gauge.lock().arrived(departure, length as u64, link.clock.monotonic());
                 }
                 drop(room);

@@ -12,6 +12,7 @@ mod link;
 mod reader;
 mod repair;
 mod replicas;
+mod schedule;
 #[cfg(test)]
 mod stalled;
 mod verify;
