@@ -77,7 +77,7 @@ mod tests {
     fn feeds_share_a_link_from_when_the_second_comes() {
         let mut schedule = Schedule::default();
         let mut waiting: Vec<(FeedNumber, Tag)> = (0..8).map(|_| (A, schedule.next(A, CHUNK, false))).collect();
-        let mut sent = HashMap::new();
+        let mut sent: HashMap<FeedNumber, u32> = HashMap::new();
         for round in 0..1_000 {
             if round == 500 {
                 waiting.extend((0..8).map(|_| (B, schedule.next(B, CHUNK, false))));

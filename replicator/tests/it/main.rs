@@ -19,8 +19,6 @@ mod flow;
 mod lifecycle;
 mod long_transactions;
 mod newer_primary;
-#[path = "../../../tests/shared/port.rs"]
-mod port;
 mod relay;
 mod slow_link;
 mod states;

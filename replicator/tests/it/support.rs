@@ -18,7 +18,9 @@ use tailrace_replicator::{
 use tailrace_wal::{Position, Seq, SystemClock, SystemDisk};
 use tempfile::TempDir;
 
-use crate::port::kept_address;
+#[path = "../../../tests/shared/port.rs"]
+mod port;
+use port::kept_address;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
