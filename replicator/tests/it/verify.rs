@@ -97,7 +97,9 @@ async fn a_flipped_byte_in_a_datafile_is_named_by_a_scrub() {
     reaches(&follower, "market", ReplicationState::Diverged).await;
     follower.repair("market").await.unwrap();
     reaches(&follower, "market", ReplicationState::Enabled).await;
-    assert!(!file.exists() || std::fs::read(&file).unwrap() != bytes);
+    // What is no longer named is removed a moment later.
+    let other = || std::fs::read(&file).map_or(true, |now| now != bytes).then_some(());
+    eventually("the damaged datafile to be gone or another", other).await;
     let verified = follower.verify("market", true, PATIENCE).await.unwrap();
     assert_eq!(differences(&verified), Vec::<String>::new());
 }
