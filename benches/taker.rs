@@ -1,5 +1,7 @@
 //! A replica that only takes: it speaks the protocol, counts what arrives and drops it. Or it takes nothing at all.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark takes the time")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
