@@ -1,4 +1,5 @@
-//! `query`: five queries over hot rows, over datafiles, and over DataFusion's own memory table.
+//! `query`: five queries over hot rows, over datafiles, and over DataFusion's own memory table; and what it costs to hand a plan
+//! over to the query threads.
 
 use std::sync::Arc;
 
@@ -43,6 +44,16 @@ pub(crate) fn group(criterion: &mut Criterion) {
             bencher.iter(|| runtime.block_on(rows(&session, sql)));
         });
     }
+    // The most rows that a plan may look at where it is asked for, and one more.
+    for (name, count) in [("not_handed_over", 16 << 10), ("handed_over", (16 << 10) + 1)] {
+        let fill =
+            format!("CREATE TABLE {name} (n BIGINT); INSERT INTO {name} SELECT value FROM generate_series(1, {count})");
+        runtime.block_on(run(&session, &fill));
+        let sql = format!("SELECT n FROM {name} WHERE n = 5");
+        criterion.bench_function(&format!("query/{name}"), |bencher| {
+            bencher.iter(|| runtime.block_on(rows(&session, &sql)));
+        });
+    }
     runtime.block_on(bed.engine.flush()).unwrap();
     for (name, sql) in QUERIES {
         criterion.bench_function(&format!("query/{name}/flushed"), |bencher| {
@@ -66,6 +77,12 @@ async fn session(bed: &Bed) -> Session {
     let remotes = Arc::new(Remotes::new(Arc::clone(&bed.engine), None, Vec::new()));
     let instance = Instance { engine: Arc::clone(&bed.engine), publisher: None, follower: None, remotes, jobs, config };
     SessionFactory::new(Arc::new(instance)).await.unwrap().session("bench", Some("market"))
+}
+
+async fn run(session: &Session, sql: &str) {
+    for statement in session.parse(sql).unwrap() {
+        session.execute(&statement, Vec::new(), CancellationToken::new()).await.unwrap();
+    }
 }
 
 async fn rows(session: &Session, sql: &str) -> usize {

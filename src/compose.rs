@@ -119,7 +119,7 @@ impl Started {
         let server = Server::start(Arc::clone(&instance)).await?;
         let flight = match settings.listen.flight {
             None => None,
-            Some(address) => match FlightServer::start(Arc::clone(&instance), address.0).await {
+            Some(address) => match FlightServer::start(server.sessions(), address.0).await {
                 Ok(flight) => Some(flight),
                 Err(error) => {
                     server.shutdown().await;

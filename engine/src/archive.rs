@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use object_store::{
     ObjectStore,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    client::SpawnedReqwestConnector,
     path::Path as ObjectPath,
 };
 use tailrace_wal::{Archive, Archiver, ArchiverConfig, Log, NodeId, SystemDisk};
@@ -96,6 +97,11 @@ fn bucket(builder: AmazonS3Builder, url: &Url) -> Result<(Arc<dyn ObjectStore>, 
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
     let is_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let builder = if is_http { builder.with_allow_http(true) } else { builder };
+    // Connections are shared by all who use the store, so they live where it was opened: a query has threads that compute.
+    let builder = match tokio::runtime::Handle::try_current() {
+        Ok(home) => builder.with_http_connector(SpawnedReqwestConnector::new(home)),
+        Err(_) => builder,
+    };
     let bucket = url.host_str().unwrap_or_default();
     let store = builder.with_bucket_name(bucket).build().map_err(|error| failed(url, &error))?;
     let prefix = ObjectPath::from_url_path(url.path()).map_err(|error| failed(url, &error))?;

@@ -20,7 +20,7 @@ pub struct SqlConfig {
     pub files_allow: Vec<PathBuf>,
     /// Memory for queries, bytes.
     pub memory_bytes: u64,
-    /// Threads of a query; 0: as many as cores.
+    /// Threads of all queries, apart from those of everything else; 0: as many as cores.
     pub threads: usize,
     /// Longest statement; `None`: no limit.
     pub statement_timeout: Option<Duration>,

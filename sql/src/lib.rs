@@ -13,7 +13,7 @@
 //! |---|---|
 //! | connection | `server` → `pgwire/connection` → `pgwire/{startup,reader,frontend}` → `pgwire/{simple,extended}` → `session` → `pgwire/rows` → `pgwire/encode` → socket; cancelling: `pgwire/cancel` |
 //! | write | `session` → `statement/parse` → `statement/insert` (literals: `statement/values`) or `statement/copy` → `statement/cast` → `statement/transaction` → engine |
-//! | read | `session` (pins a version) → `statement/query` → `provider/catalog` → `provider/table` → `provider/pruning` → `provider/hot` and `provider/cold` |
+//! | read | `session` (pins a version) → `statement/query` → `provider/catalog` → `provider/table` → `provider/pruning` → `provider/hot` and `provider/cold`; run by `execution/threads`, small ones where they are asked for: `execution/small` |
 //! | feed | `session` → `statement/query` → `feed/planner` → `feed/provider` → `feed/rows` → the engine's `changes` |
 //! | Flight SQL | `flight` → `flight/listener` (certificates) → `flight/service` → `flight/statement` → `session`; errors: `flight/status` |
 //! | remote clusters | `remote/catalog` (while planning) → `remote/table` (with `remote/filter`, `remote/aggregate`) → `remote/scan` → `remote/cluster` |
@@ -24,6 +24,7 @@
 //! Errors of other layers become SQL errors in `error/{engine,datafusion,arrow,parser}`.
 
 mod error;
+mod execution;
 mod feed;
 mod flight;
 mod function;

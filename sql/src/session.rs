@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
 
+use chrono::DateTime;
 use datafusion::{
     arrow::datatypes::{DataType, Schema, SchemaRef},
     common::ScalarValue,
@@ -10,6 +11,7 @@ use datafusion::{
         memory_pool::{FairSpillPool, TrackConsumersPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
+    physical_plan::ExecutionPlan,
     prelude::{SessionConfig, SessionContext},
 };
 use parking_lot::Mutex;
@@ -17,7 +19,9 @@ use tailrace_engine::TableVersion;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Instance, Result, SqlError, feed, function, job, procedure,
+    Instance, Result, SqlError,
+    execution::{QueryThreads, Yielding},
+    feed, function, job, procedure,
     provider::{CATALOG, Catalog, PinnedVersion, partition_rows, register_store},
     remote::{Catalogs, PushDownAggregate},
     statement::{
@@ -32,10 +36,12 @@ use crate::{
     system::{self, ClientFacts},
 };
 
-/// State shared by all sessions of a node, made once: the planning template with all functions and catalogs.
+/// State shared by all sessions of a node, made once: the planning template with all functions and catalogs, the memory of
+/// queries, and their threads.
 #[derive(Debug, Clone)]
 pub struct SessionFactory {
     instance: Arc<Instance>,
+    threads: QueryThreads,
     template: Arc<SessionState>,
     parser: Arc<Parser>,
 }
@@ -44,6 +50,7 @@ pub struct SessionFactory {
 #[derive(Debug)]
 pub struct Session {
     instance: Arc<Instance>,
+    threads: QueryThreads,
     parser: Arc<Parser>,
     user: String,
     /// The database of the connection, to which RESET returns.
@@ -103,14 +110,16 @@ impl Outcome {
 }
 
 impl SessionFactory {
-    /// Builds the template.
+    /// Builds the template and starts the threads.
     pub async fn new(instance: Arc<Instance>) -> Result<Self> {
+        let threads = QueryThreads::start(instance.threads())?;
         let runtime = runtime(&instance)?;
         let state = SessionStateBuilder::new()
             .with_config(planning(instance.threads()))
             .with_runtime_env(runtime)
             .with_default_features()
             .with_optimizer_rule(Arc::new(PushDownAggregate))
+            .with_physical_optimizer_rule(Arc::new(Yielding))
             .build();
         let mut context = SessionContext::new_with_state(state);
         function::register(&mut context)?;
@@ -121,7 +130,12 @@ impl SessionFactory {
         let mut template = context.state();
         let own = Arc::clone(template.catalog_list());
         template.register_catalog_list(Arc::new(Catalogs::new(own, Arc::clone(&instance.remotes))));
-        Ok(Self { template: Arc::new(template), parser: Arc::new(Parser::new()), instance })
+        Ok(Self { template: Arc::new(template), parser: Arc::new(Parser::new()), instance, threads })
+    }
+
+    /// The node.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
     }
 
     /// A session in `database` (the startup packet's database; `None` or an unknown one: no current database, names
@@ -132,6 +146,7 @@ impl SessionFactory {
         set_database(&mut state, home.as_deref());
         Session {
             instance: self.instance.clone(),
+            threads: self.threads.clone(),
             parser: self.parser.clone(),
             user: user.to_owned(),
             home,
@@ -254,7 +269,24 @@ impl Session {
         let mut state = self.state.lock().clone();
         state.config_mut().set_extension(Arc::new(PinnedVersion(self.instance.engine.version())));
         state.mark_start_execution();
+        // `now()` is what commits are stamped with.
+        let now = DateTime::from_timestamp_micros(self.instance.engine.clock().now().0);
+        state.execution_props_mut().query_execution_start_time = now;
         state
+    }
+
+    /// Where plans run.
+    pub(crate) fn threads(&self) -> &QueryThreads {
+        &self.threads
+    }
+
+    /// Starts a plan that was made with `state`.
+    pub(crate) fn run_plan(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+    ) -> Result<SendableRecordBatchStream> {
+        self.threads.run(plan, state.task_ctx())
     }
 
     /// Reads or changes the settings.
@@ -399,7 +431,7 @@ impl Session {
 }
 
 impl Instance {
-    /// Threads of a query.
+    /// Threads of queries.
     pub(crate) fn threads(&self) -> usize {
         match self.config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -6,6 +6,9 @@ use crate::{Error, Result};
 /// A chunk at this rate takes half a minute; slower, a replica would look as if it were gone.
 const RATE_LIMIT_MIN: Size = Size(64 << 10);
 
+/// Beyond, threads wait for each other.
+const THREADS_MAX: usize = 1024;
+
 pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
     let refuse =
         |key: &str, message: String| Err(Error::Configuration(format!("{}: `{key}` {message}", sources.place(key))));
@@ -41,6 +44,14 @@ pub(super) fn check(settings: &Settings, sources: &Sources<'_>) -> Result<()> {
         if span.0.is_zero() {
             return refuse(key, "must be longer than zero".to_owned());
         }
+    }
+
+    if settings.query.threads > THREADS_MAX {
+        return refuse("query.threads", format!("= {}: at most {THREADS_MAX} are allowed", settings.query.threads));
+    }
+
+    if settings.jobs.max_running == 0 {
+        return refuse("jobs.max_running", "must be at least 1".to_owned());
     }
 
     let replication = &settings.replication;

@@ -25,9 +25,9 @@ pub use listing::listing;
 pub use quantity::{Size, Span};
 pub(crate) use sections::is_bucket;
 pub use sections::{
-    Compression, EngineSettings, FilesSettings, GrantSettings, ListenSettings, NodeSettings, NotYet, PrimarySettings,
-    QuerySettings, ReplicaSettings, ReplicationSettings, Settings, StorageSettings, TlsSettings, WalPersistence,
-    WalSettings,
+    Compression, EngineSettings, FilesSettings, GrantSettings, JobSettings, ListenSettings, NodeSettings, NotYet,
+    PrimarySettings, QuerySettings, ReplicaSettings, ReplicationSettings, Settings, StorageSettings, TlsSettings,
+    WalPersistence, WalSettings,
 };
 pub use storage_url::StorageUrl;
 pub use table_name::TableName;
@@ -177,6 +177,8 @@ mod tests {
             ("[listen]\npgwire = \"5442\"\n", "\"127.0.0.1:5442\""),
             ("[engine]\nversions_kept = 3\n", "not supported yet"),
             ("[storage]\nurl = \"s3://bucket\"\n", "file:///"),
+            ("[query]\nthreads = 5000\n", "at most 1024"),
+            ("[jobs]\nmax_running = 0\n", "at least 1"),
             ("[replication.primary]\n", "[tls]"),
             ("[listen]\nreplication = \":0\"\n", "[replication.primary]"),
             (

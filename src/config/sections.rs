@@ -36,6 +36,9 @@ pub struct Settings {
     /// Queries.
     #[serde(default)]
     pub query: QuerySettings,
+    /// Jobs.
+    #[serde(default)]
+    pub jobs: JobSettings,
     /// Replication; each side is off until its section is there.
     #[serde(default)]
     pub replication: ReplicationSettings,
@@ -168,10 +171,19 @@ pub struct EngineSettings {
 pub struct QuerySettings {
     /// Memory of all queries together. Default 1 GiB.
     pub memory_bytes: Size,
-    /// Threads of one query; 0: as many as cores. Default 0.
+    /// Threads of all queries together, which are theirs alone: the network, commits and replication have others. One query
+    /// takes as many. 0: as many as cores. At most 1024. Default 0.
     pub threads: usize,
     /// Longest statement. Default: no limit.
     pub statement_timeout: Option<Span>,
+}
+
+/// `[jobs]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobSettings {
+    /// Runs that are due and may be under way at once; further ones wait for their turn. Default 4.
+    pub max_running: usize,
 }
 
 /// `[replication]`
@@ -333,6 +345,12 @@ impl Default for EngineSettings {
 impl Default for QuerySettings {
     fn default() -> Self {
         Self { memory_bytes: Size(1 << 30), threads: 0, statement_timeout: None }
+    }
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self { max_running: 4 }
     }
 }
 

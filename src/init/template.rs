@@ -47,8 +47,11 @@ key = "tls/node.key"
 
 [query]
 # memory_bytes = "1GiB"
-# threads = 0                       # 0: as many as cores
+# threads = 0                       # of queries alone; 0: as many as cores
 # statement_timeout = "5min"
+
+[jobs]
+# max_running = 4                   # at once; what is due beyond waits for its turn
 
 # Uncomment to let replicas follow this cluster:
 # [replication.primary]

@@ -12,6 +12,7 @@
 //! | `states` | failing tasks, skipped, retried, discarded, repaired; what is shown meanwhile |
 //! | `lag`, `synchronous`, `topologies` | how far behind; commits that wait for replicas; replicas of replicas |
 //! | `synchronize` | a table made equal to another cluster's, killed on the way |
+//! | `heavy` | queries that compute for ever, beside replication, commits and a stop |
 //! | `tail` | a table's changes in a shell |
 //! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
 //! | `backup_shell` | `tailrace backup`, `restore` and `sync`: what they print, and how they end |
@@ -35,6 +36,7 @@ mod crash;
 mod demo;
 mod drop_and_recreate;
 mod flight;
+mod heavy;
 mod idle_source;
 mod jobs;
 mod lag;

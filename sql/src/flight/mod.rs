@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{prepared::PreparedStatements, service::Service};
-use crate::{Instance, Result, SessionFactory, SqlError};
+use crate::{Result, SessionFactory, SqlError};
 
 /// The protocol that is spoken over TLS.
 pub(crate) const ALPN: &[u8] = b"h2";
@@ -63,13 +63,14 @@ pub struct FlightServer {
 }
 
 impl FlightServer {
-    /// Binds and serves on `address` with the node's certificates.
+    /// Binds and serves on `address` with the node's certificates, in sessions of that factory: its limits hold for all who use
+    /// it together.
     ///
     /// # Errors
     /// `F0000` without certificates or with wrong ones, `58030` where the address cannot be listened on.
-    pub async fn start(instance: Arc<Instance>, address: SocketAddr) -> Result<Self> {
+    pub async fn start(sessions: SessionFactory, address: SocketAddr) -> Result<Self> {
         let configuration = |reason: String| SqlError::new("F0000", format!("listen.flight = {address}: {reason}"));
-        let Some(tls) = &instance.config.tls else {
+        let Some(tls) = &sessions.instance().config.tls else {
             return Err(configuration("there are no certificates".to_owned()).hint("add the section [tls]"));
         };
         let tls = tailrace_replicator::server_tls(tls, ALPN).map_err(|error| configuration(error.to_string()))?;
@@ -77,7 +78,6 @@ impl FlightServer {
             SqlError::new("58030", format!("listen.flight = {address}: {what}: {error}"))
                 .hint("is another server listening there? choose another port, or 0 for any")
         };
-        let factory = SessionFactory::new(instance).await?;
         let listener = TcpListener::bind(address).await.map_err(|error| failed("cannot listen", error))?;
         let local_addr = listener.local_addr().map_err(|error| failed("cannot tell the address", error))?;
 
@@ -87,7 +87,7 @@ impl FlightServer {
             listener::accept(listener, TlsAcceptor::from(Arc::new(tls)), proven, stop.clone(), kill.clone());
         let accepting = tokio::spawn(accepting);
         let service = Service {
-            factory,
+            factory: sessions,
             prepared: Arc::new(PreparedStatements::default()),
             running: Arc::new(Semaphore::new(STATEMENTS_MAX)),
             stop: stop.clone(),

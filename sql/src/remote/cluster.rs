@@ -16,6 +16,7 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tailrace_engine::RemoteCluster;
+use tokio::runtime::Handle;
 use tonic::{Status, transport::Channel};
 
 use super::{
@@ -33,6 +34,8 @@ pub struct Remote {
     name: String,
     cluster: RemoteCluster,
     certificates: Certificates,
+    /// Where its connection lives. `None`: where it is made.
+    home: Option<Handle>,
     /// The connection, if there is one, and the address to begin with when there is none.
     connection: tokio::sync::Mutex<(usize, Option<Channel>)>,
 }
@@ -48,8 +51,8 @@ struct Place {
 }
 
 impl Remote {
-    pub(super) fn new(name: &str, cluster: RemoteCluster, certificates: Certificates) -> Self {
-        Self { name: name.to_owned(), cluster, certificates, connection: tokio::sync::Mutex::default() }
+    pub(super) fn new(name: &str, cluster: RemoteCluster, certificates: Certificates, home: Option<Handle>) -> Self {
+        Self { name: name.to_owned(), cluster, certificates, home, connection: tokio::sync::Mutex::default() }
     }
 
     /// Its name here.
@@ -124,7 +127,7 @@ impl Remote {
         let mut reasons = Vec::new();
         for index in (0..count).map(|step| (*first + step) % count) {
             let address = &self.cluster.addresses[index];
-            match connect(address, &self.cluster, &self.certificates).await {
+            match self.connect(address).await {
                 Ok(made) => {
                     tracing::debug!(cluster = self.name, address, "connected");
                     (*first, *channel) = (index, Some(made.clone()));
@@ -137,6 +140,16 @@ impl Remote {
             .hint(
                 "is it running, does it listen with listen.flight, and did the same authority sign both certificates?",
             ))
+    }
+
+    /// Connects to one address. What keeps the connection alive must not wait for the threads of queries.
+    async fn connect(&self, address: &str) -> Result<Channel, String> {
+        let (address, cluster, certificates) = (address.to_owned(), self.cluster.clone(), self.certificates.clone());
+        let connecting = async move { connect(&address, &cluster, &certificates).await };
+        match &self.home {
+            Some(home) => home.spawn(connecting).await.map_err(|error| error.to_string())?,
+            None => connecting.await,
+        }
     }
 
     /// Gives a broken connection up, unless another is there already.

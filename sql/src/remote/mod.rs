@@ -22,6 +22,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 use tailrace_engine::{Engine, RemoteCluster};
 use tailrace_replicator::TlsConfig;
+use tokio::runtime::Handle;
 
 use crate::{Result, SqlError, synchronize::Synchronizations};
 
@@ -30,6 +31,8 @@ use crate::{Result, SqlError, synchronize::Synchronizations};
 pub struct Remotes {
     engine: Arc<Engine>,
     certificates: Certificates,
+    /// Where connections live.
+    home: Option<Handle>,
     open: Mutex<HashMap<String, Arc<Remote>>>,
     /// What was read from them into tables here, since the start.
     pub(crate) synchronizations: Synchronizations,
@@ -46,10 +49,12 @@ pub(crate) struct Certificates {
 
 impl Remotes {
     /// Those of an engine's system history. `own`: the node's certificates, used where a declaration names no others;
-    /// `allow`: folders (absolute, canonical) under which declarations may name files.
+    /// `allow`: folders (absolute, canonical) under which declarations may name files. Connections live in the tokio runtime in
+    /// which this is called, whoever needs them first.
     pub fn new(engine: Arc<Engine>, own: Option<TlsConfig>, allow: Vec<PathBuf>) -> Self {
         let certificates = Certificates { own, allow };
-        Self { engine, certificates, open: Mutex::default(), synchronizations: Synchronizations::default() }
+        let home = Handle::try_current().ok();
+        Self { engine, certificates, home, open: Mutex::default(), synchronizations: Synchronizations::default() }
     }
 
     /// A declared cluster. Nothing is connected yet; the connection is shared by all who ask for it and kept.
@@ -72,7 +77,7 @@ impl Remotes {
         {
             return Ok(Arc::clone(remote));
         }
-        let remote = Arc::new(Remote::new(name, declared, self.certificates.clone()));
+        let remote = Arc::new(Remote::new(name, declared, self.certificates.clone(), self.home.clone()));
         open.insert(name.to_owned(), Arc::clone(&remote));
         Ok(remote)
     }

@@ -3,7 +3,6 @@
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::DataType},
     common::ScalarValue,
-    physical_plan::execute_stream,
     sql::sqlparser::ast::{self, SetExpr, TableObject},
 };
 use futures::TryStreamExt;
@@ -123,7 +122,7 @@ pub(crate) async fn insert(
                     state.create_physical_plan(&plan).await.map_err(|error| SqlError::planning(error, sql))?;
                 let mut rows = 0;
                 let mut gathered = Gather::default();
-                let mut batches = execute_stream(physical, state.task_ctx())?;
+                let mut batches = session.run_plan(physical, &state)?;
                 while let Some(batch) = batches.try_next().await? {
                     rows += batch.num_rows();
                     if let Some(batch) = gathered.add(target.cast(&batch)?)? {

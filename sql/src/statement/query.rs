@@ -13,7 +13,7 @@ use datafusion::{
     },
     execution::{SendableRecordBatchStream, SessionState, context::SQLOptions},
     logical_expr::{Expr, LogicalPlan, expr::Placeholder},
-    physical_plan::{ExecutionPlan, display::DisplayableExecutionPlan, execute_stream},
+    physical_plan::{ExecutionPlan, display::DisplayableExecutionPlan},
     sql::{parser::Statement as DataFusionStatement, sqlparser::ast},
 };
 use futures::TryStreamExt;
@@ -94,8 +94,9 @@ pub(crate) async fn start(
     if feeds == Some(feed::Kind::Tail) {
         // Scans have what they need of the version; the statement may run for weeks.
         state.config_mut().set_extension(Arc::new(PinnedVersion(Version::default())));
+        return session.threads().run_waiting(physical, state.task_ctx());
     }
-    Ok(execute_stream(physical, state.task_ctx())?)
+    session.run_plan(physical, &state)
 }
 
 /// A query over one table, started.
@@ -115,7 +116,7 @@ pub(crate) async fn select_one(session: &Session, query: &ast::Statement, sql: &
     let version = PinnedVersion::of(state.config(), &session.instance().engine);
     let (database, table) = only_table(&plan, &version)?;
     let physical = physical(&state, &plan, sql).await?;
-    Ok(SelectedRows { database, table, rows: execute_stream(physical, state.task_ctx())? })
+    Ok(SelectedRows { database, table, rows: session.run_plan(physical, &state)? })
 }
 
 /// A feed's rows come in its order, so nothing is divided among threads.
@@ -145,7 +146,7 @@ pub(crate) async fn explain(
         text.push_str(&format!("{}\n\n", state.optimize(&logical)?.display_indent()));
     }
     if analyze {
-        let mut stream = execute_stream(physical.clone(), state.task_ctx())?;
+        let mut stream = session.run_plan(physical.clone(), &state)?;
         let mut returned = 0;
         while let Some(batch) = stream.try_next().await? {
             returned += batch.num_rows();

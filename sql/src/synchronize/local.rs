@@ -4,24 +4,28 @@ use std::sync::Arc;
 
 use datafusion::{
     execution::SessionState,
-    physical_plan::execute_stream,
     sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser},
 };
 use futures::future::BoxFuture;
 use tailrace_engine::Engine;
 
 use super::source::{Batches, Source};
-use crate::{Result, Session, SqlError, provider::PinnedVersion, statement::query};
+use crate::{Result, Session, SqlError, execution::QueryThreads, provider::PinnedVersion, statement::query};
 
 /// The node itself. Every query reads the version that is newest when it begins.
 pub(super) struct Local {
     pub(super) engine: Arc<Engine>,
+    threads: QueryThreads,
     state: SessionState,
 }
 
 impl Local {
     pub(super) fn new(session: &Session) -> Self {
-        Self { engine: session.instance().engine.clone(), state: session.planning_state() }
+        Self {
+            engine: session.instance().engine.clone(),
+            threads: session.threads().clone(),
+            state: session.planning_state(),
+        }
     }
 
     /// A state that reads the newest version.
@@ -44,7 +48,7 @@ impl Source for Local {
             let state = self.state();
             let plan = query::plan(&state, &statement, sql).await?;
             let physical = state.create_physical_plan(&plan).await.map_err(|error| SqlError::planning(error, sql))?;
-            Ok(execute_stream(physical, state.task_ctx())?)
+            self.threads.run(physical, state.task_ctx())
         })
     }
 }

@@ -16,6 +16,7 @@ mod settings;
 mod site;
 mod synchronize;
 mod transaction;
+mod threads;
 mod wire;
 mod wire_psql;
 mod wire_system;

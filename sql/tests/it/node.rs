@@ -13,7 +13,7 @@ pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) engine: Arc<Engine>,
     pub(crate) instance: Arc<Instance>,
-    factory: SessionFactory,
+    pub(crate) factory: SessionFactory,
 }
 
 impl Node {

@@ -298,7 +298,7 @@ async fn addresses_are_tried_in_turn_and_a_cluster_that_goes_is_an_error() {
     let endless = "SELECT value FROM generate_series(1, 1000000000000)";
     let mut rows = remote.query(endless).await.unwrap();
     rows.try_next().await.unwrap().unwrap();
-    let (address, instance) = (b.address(), b.node.instance.clone());
+    let (address, sessions) = (b.address(), b.node.factory.clone());
     b.flight.shutdown().await;
     let error = loop {
         match rows.try_next().await {
@@ -311,7 +311,7 @@ async fn addresses_are_tried_in_turn_and_a_cluster_that_goes_is_an_error() {
     let error = client.error("SELECT * FROM both.system.databases").await;
     assert_eq!(error.sqlstate, "08001", "{error:?}");
     // And comes back.
-    let again = FlightServer::start(instance, address).await.unwrap();
+    let again = FlightServer::start(sessions, address).await.unwrap();
     assert_eq!(client.rows("SELECT count(*) FROM both.system.databases").await, ["1"]);
     again.shutdown().await;
 }

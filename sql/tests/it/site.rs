@@ -52,7 +52,7 @@ impl Site {
         let tls = self.issue(name);
         let node = Node::with(|config| config.tls = Some(tls)).await;
         node.client(None).tag("CREATE DATABASE market").await;
-        let flight = FlightServer::start(Arc::clone(&node.instance), ([127, 0, 0, 1], 0).into()).await.unwrap();
+        let flight = FlightServer::start(node.factory.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
         Served { node, flight }
     }
 
