@@ -73,7 +73,7 @@ async fn session(bed: &Bed) -> Session {
         statement_timeout: None,
         settings: Vec::new(),
     };
-    let jobs = tailrace_sql::Jobs::new(Arc::clone(&bed.engine));
+    let jobs = tailrace_sql::Jobs::new(Arc::clone(&bed.engine), std::num::NonZeroUsize::MIN);
     let remotes = Arc::new(Remotes::new(Arc::clone(&bed.engine), None, Vec::new()));
     let instance = Instance { engine: Arc::clone(&bed.engine), publisher: None, follower: None, remotes, jobs, config };
     SessionFactory::new(Arc::new(instance)).await.unwrap().session("bench", Some("market"))

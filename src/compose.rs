@@ -1,6 +1,6 @@
 //! A node from its settings: engine → publisher → follower → SQL server → jobs, started bottom up, stopped top down.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use tailrace_engine::{ArchiveConfig, Engine, EngineConfig, EngineSeams, StartReport, TableChoice};
 use tailrace_replicator::{
@@ -107,13 +107,15 @@ impl Started {
             self.follower = Some(Follower::start(Arc::clone(&self.engine), config).await?);
         }
         let config = sql_config(settings, files_allow);
+        // Checked when it was read.
+        let jobs_max = NonZeroUsize::new(settings.jobs.max_running).unwrap_or(NonZeroUsize::MIN);
         let remotes = Remotes::new(Arc::clone(&self.engine), config.tls.clone(), config.files_allow.clone());
         let instance = Arc::new(Instance {
             engine: Arc::clone(&self.engine),
             publisher: self.publisher.clone(),
             follower: self.follower.clone(),
             remotes: Arc::new(remotes),
-            jobs: Jobs::new(Arc::clone(&self.engine)),
+            jobs: Jobs::new(Arc::clone(&self.engine), jobs_max),
             config,
         });
         let server = Server::start(Arc::clone(&instance)).await?;

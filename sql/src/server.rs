@@ -136,7 +136,7 @@ mod tests {
             statement_timeout: None,
             settings: Vec::new(),
         };
-        let jobs = crate::Jobs::new(engine.clone());
+        let jobs = crate::Jobs::new(engine.clone(), std::num::NonZeroUsize::MIN.saturating_add(3));
         let remotes = Arc::new(crate::Remotes::new(engine.clone(), None, Vec::new()));
         let instance = Arc::new(Instance { engine, publisher: None, follower: None, remotes, jobs, config });
         let server = Server::start_for(instance, 1).await.unwrap();

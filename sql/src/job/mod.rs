@@ -1,7 +1,8 @@
 //! Jobs: statements that this node runs when they are due.
 //!
 //! What is to run and what came of it are facts of the system history (`tailrace_engine::Job`). [`schedule`] knows when a job is
-//! due, [`decide`] what is to be done about it now, [`run`] does its statements. [`Jobs`] is the task around them.
+//! due, [`decide`] what is to be done about it now, [`turns`] who is next where more are due than may run at once, [`run`] does
+//! a job's statements. [`Jobs`] is the task around them.
 //!
 //! The wall clock decides what is due; it is looked at once a second and whenever a job changes, so a clock that jumps is seen
 //! within a second. How long runs take is measured by the monotonic one.
@@ -9,11 +10,14 @@
 mod decide;
 mod run;
 pub(crate) mod schedule;
+mod turns;
 
 pub(crate) use run::check as check_statement;
+pub(crate) use turns::Waiting;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     decide::{Decision, decide},
     schedule::Schedule,
+    turns::Turns,
 };
 use crate::{Result, SessionFactory, SqlError};
 
@@ -45,8 +50,11 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Jobs {
     engine: Arc<Engine>,
+    running_max: NonZeroUsize,
     changed: Notify,
     running: Mutex<Runs>,
+    /// Runs that are due, beyond as many as may be under way.
+    turns: Mutex<Turns>,
     /// How many runs are under way.
     under_way: watch::Sender<usize>,
     /// Looks that were asked for, and up to which they have been made.
@@ -95,12 +103,15 @@ pub(crate) struct Asked {
 }
 
 impl Jobs {
-    /// The jobs of an engine's system history. Nothing runs before [`Self::start`].
-    pub fn new(engine: Arc<Engine>) -> Arc<Self> {
+    /// The jobs of an engine's system history. At most `running_max` runs that are due are under way at once; those that somebody
+    /// asks for begin at once, and count. Nothing runs before [`Self::start`].
+    pub fn new(engine: Arc<Engine>, running_max: NonZeroUsize) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            running_max,
             changed: Notify::new(),
             running: Mutex::default(),
+            turns: Mutex::default(),
             under_way: watch::Sender::new(0),
             asked: AtomicU64::new(0),
             looked: watch::Sender::new(0),
@@ -134,7 +145,7 @@ impl Jobs {
         self.changed.notify_one();
     }
 
-    /// The same, and returns when everything that was due has begun, or is recorded as skipped.
+    /// The same, and returns when everything that was due has begun, waits for its turn, or is recorded as skipped.
     pub async fn looked(&self) {
         let mut looked = self.looked.subscribe();
         let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
@@ -150,11 +161,27 @@ impl Jobs {
         let mut under_way = self.under_way.subscribe();
         loop {
             self.looked().await;
-            if *under_way.borrow_and_update() == 0 {
-                return;
+            // Who gets its turn counts as under way before it leaves the line.
+            let waits = !self.turns.lock().all().is_empty() && !self.stopping.is_cancelled();
+            let count = *under_way.borrow_and_update();
+            match count {
+                0 if waits => {}
+                0 => return,
+                _ => {
+                    under_way.wait_for(|under_way| *under_way == 0).await.ok();
+                }
             }
-            under_way.wait_for(|under_way| *under_way == 0).await.ok();
         }
+    }
+
+    /// How many runs that are due may be under way at once.
+    pub(crate) fn running_max(&self) -> NonZeroUsize {
+        self.running_max
+    }
+
+    /// Runs that are due and wait for their turn, in that order.
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        self.turns.lock().all().to_vec()
     }
 
     /// Begins nothing any more, cancels what is under way, waits for its end and records it as interrupted.
@@ -257,21 +284,67 @@ impl Jobs {
         self.end_what_takes_too_long();
         let jobs = self.engine.jobs();
         schedules.keep(&jobs);
+        self.turns.lock().keep(&jobs);
         let mut wait = (!jobs.is_empty()).then_some(LOOK);
         let mut failure = None;
+        let mut looked = |looked: Result<Option<Duration>>| match looked {
+            Ok(Some(until)) => wait = Some(wait.unwrap_or(LOOK).min(until)),
+            Ok(None) => {}
+            Err(error) => failure = Some(error),
+        };
         for job in jobs {
-            match self.look_at(job, schedules).await {
-                Ok(Some(until)) => wait = Some(wait.unwrap_or(LOOK).min(until)),
+            looked(self.look_at(job, schedules).await);
+        }
+        // All that are due are known now: who comes first is.
+        while let Some((turn, under_way)) = self.next_turn() {
+            let begun = self.begin(turn).await;
+            drop(under_way);
+            match begun {
+                Ok(Some(job)) => looked(self.look_at(job, schedules).await),
                 Ok(None) => {}
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    looked(Err(error));
+                    break;
+                }
             }
         }
         failure.map_or(Ok(wait), Err)
     }
 
-    /// Decides about one job until there is nothing to do. How long that is so.
+    /// Who begins now. `None`: nobody waits, or enough is under way.
+    fn next_turn(self: &Arc<Self>) -> Option<(Waiting, UnderWay)> {
+        if self.running.lock().by_number.len() >= self.running_max.get() {
+            return None;
+        }
+        let under_way = UnderWay::new(self);
+        self.turns.lock().next().map(|turn| (turn, under_way))
+    }
+
+    /// Begins a run whose turn it is. Its job afterwards; `None`: the run is not to be any more.
+    async fn begin(self: &Arc<Self>, turn: Waiting) -> Result<Option<Job>> {
+        let Some(sessions) = self.sessions.lock().clone() else { return Ok(None) };
+        let name = &turn.job.definition.name;
+        match self.engine.begin_job_run(name, turn.begin.clone()).await {
+            Ok(Some(run)) => {
+                let job = self.engine.job(name);
+                self.perform(sessions, turn.job, run, None);
+                Ok(job)
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.turns.lock().queue(turn);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Decides about one job until there is nothing to do. How long that is so. A run that is due gets in line.
     async fn look_at(self: &Arc<Self>, mut job: Job, schedules: &mut Schedules) -> Result<Option<Duration>> {
         let name = job.definition.name.clone();
+        if self.turns.lock().has(&name) {
+            // Its due time is on time, however long its turn takes to come.
+            return Ok(Some(LOOK));
+        }
         loop {
             let Some(schedule) = schedules.of(&job) else { return Ok(None) };
             let running = self.engine.running_job(&name);
@@ -283,10 +356,8 @@ impl Jobs {
                     self.engine.skip_job_runs(&name, skipped).await?;
                 }
                 Decision::Begin(begin) => {
-                    let Some(sessions) = self.sessions.lock().clone() else { return Ok(None) };
-                    if let Some(run) = self.engine.begin_job_run(&name, begin).await? {
-                        self.perform(sessions, job.clone(), run, None);
-                    }
+                    self.turns.lock().queue(Waiting { job, begin });
+                    return Ok(Some(LOOK));
                 }
             }
             match self.engine.job(&name) {

@@ -1,6 +1,6 @@
 //! Jobs, on a node whose clock moves when it is told to.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, NaiveDateTime};
 use parking_lot::Mutex;
@@ -13,7 +13,19 @@ use crate::node::Client;
 
 /// Wall clock and monotonic time.
 #[derive(Debug)]
-struct ManualClock(Mutex<(CommitTime, Duration)>);
+pub(crate) struct ManualClock(Mutex<(CommitTime, Duration)>);
+
+impl ManualClock {
+    /// Stands at a moment, UTC.
+    pub(crate) fn at(now: &str) -> Self {
+        Self(Mutex::new((moment(now), Duration::ZERO)))
+    }
+
+    /// Sets the wall clock.
+    pub(crate) fn set(&self, now: CommitTime) {
+        self.0.lock().0 = now;
+    }
+}
 
 impl Clock for ManualClock {
     fn now(&self) -> CommitTime {
@@ -30,20 +42,26 @@ struct Node {
     engine: Arc<Engine>,
     jobs: Arc<Jobs>,
     factory: SessionFactory,
+    running_max: NonZeroUsize,
 }
 
 impl Node {
     /// A node that stands at a moment, UTC.
     async fn at(folder: &Path, now: &str) -> Self {
-        let clock = Arc::new(ManualClock(Mutex::new((moment(now), Duration::ZERO))));
+        Self::limited(folder, now, 4).await
+    }
+
+    /// The same, where so many jobs may run at once.
+    async fn limited(folder: &Path, now: &str, running_max: usize) -> Self {
+        let clock = Arc::new(ManualClock::at(now));
         let mut config = EngineConfig::new(folder);
         config.flush_age = Duration::from_secs(3600);
         let seams = EngineSeams { disk: SystemDisk::shared(), clock: clock.clone() };
         let (engine, _) = Engine::open(config, seams).await.unwrap();
-        Self::over(engine, clock).await
+        Self::over(engine, clock, NonZeroUsize::new(running_max).unwrap()).await
     }
 
-    async fn over(engine: Arc<Engine>, clock: Arc<ManualClock>) -> Self {
+    async fn over(engine: Arc<Engine>, clock: Arc<ManualClock>, running_max: NonZeroUsize) -> Self {
         let config = SqlConfig {
             node_name: "site-a".to_owned(),
             pgwire: ([127, 0, 0, 1], 0).into(),
@@ -55,20 +73,20 @@ impl Node {
             statement_timeout: Some(Duration::from_secs(600)),
             settings: Vec::new(),
         };
-        let jobs = Jobs::new(engine.clone());
+        let jobs = Jobs::new(engine.clone(), running_max);
         let remotes = Arc::new(Remotes::new(engine.clone(), None, Vec::new()));
         let instance =
             Instance { engine: engine.clone(), publisher: None, follower: None, remotes, jobs: jobs.clone(), config };
         let factory = SessionFactory::new(Arc::new(instance)).await.unwrap();
         jobs.start(factory.clone()).await;
-        Self { clock, engine, jobs, factory }
+        Self { clock, engine, jobs, factory, running_max }
     }
 
     /// Nobody is there to run jobs until that moment.
     async fn away_until(self, now: &str) -> Self {
         self.jobs.shutdown().await;
-        self.clock.0.lock().0 = moment(now);
-        Self::over(self.engine, self.clock).await
+        self.clock.set(moment(now));
+        Self::over(self.engine, self.clock, self.running_max).await
     }
 
     /// With database `market`, table `t (n)`, and a client of it.
@@ -86,7 +104,7 @@ impl Node {
 
     /// Sets the wall clock; what is due is done on return.
     async fn moved_to(&self, now: &str) {
-        self.clock.0.lock().0 = moment(now);
+        self.clock.set(moment(now));
         self.jobs.idle().await;
     }
 
@@ -106,7 +124,7 @@ impl Node {
     }
 }
 
-fn moment(text: &str) -> CommitTime {
+pub(crate) fn moment(text: &str) -> CommitTime {
     CommitTime(NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap().and_utc().timestamp_micros())
 }
 
@@ -388,5 +406,75 @@ async fn daylight_saving_ends_and_the_job_runs_once() {
         node.moved_to(time).await;
     }
     assert_eq!(runs(&node), ["25 00:30|SUCCEEDED|1", "26 01:30|SUCCEEDED|1"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_due_beyond_the_limit_waits_for_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::limited(folder.path(), "2026-01-08 22:00:00", 1).await;
+    let client = node.client("ann", None);
+    client.tag(&format!("CALL schedule_job('long', '10 22 * * *', '{FOREVER}', timeout => '30 min')")).await;
+    client.tag("CALL schedule_job('a_later', '20 22 * * *', 'SELECT 1')").await;
+    client.tag("CALL schedule_job('sooner', '15 22 * * *', 'SELECT 1, 2')").await;
+    client.tag("CALL schedule_job('gone', '15 22 * * *', 'SELECT 1')").await;
+    for minutes in [10, 5, 5] {
+        node.passed(Duration::from_secs(minutes * 60)).await;
+    }
+    let shown = "SELECT job, run, attempt, trigger, due, begun, outcome FROM system.job_runs ORDER BY due, job";
+    let waiting = [
+        "long|1|1|SCHEDULE|2026-01-08T22:10:00Z|2026-01-08T22:10:00Z|RUNNING",
+        "gone|1|1|SCHEDULE|2026-01-08T22:15:00Z||WAITING",
+        "sooner|1|1|SCHEDULE|2026-01-08T22:15:00Z||WAITING",
+        "a_later|1|1|SCHEDULE|2026-01-08T22:20:00Z||WAITING",
+    ];
+    assert_eq!(client.rows(shown).await, waiting);
+    assert_eq!(
+        client.rows("SELECT state, reason, next_run FROM system.jobs WHERE name = 'a_later'").await,
+        ["WAITING|waits for its turn, with 2 before it: jobs.max_running = 1|2026-01-08T22:20:00Z"]
+    );
+    // It is asked again, and nothing changes; who waits may be deleted; who is asked for need not wait.
+    node.passed(Duration::from_secs(5 * 60)).await;
+    assert_eq!(client.rows(shown).await, waiting);
+    client.tag("CALL delete_job('gone')").await;
+    client.tag("CALL schedule_job('asked', '0 3 * * *', 'SELECT 1')").await;
+    assert_eq!(client.rows("CALL run_job('asked')").await[0].split('|').nth(2), Some("SUCCEEDED"));
+    node.jobs.looked().await;
+    assert_eq!(
+        client.rows("SELECT name FROM system.jobs WHERE state = 'WAITING' ORDER BY 1").await,
+        ["a_later", "sooner"]
+    );
+
+    // The long one takes too long; who waited much longer than a run may be late is not too late.
+    node.passed(Duration::from_secs(16 * 60)).await;
+    node.jobs.idle().await;
+    let mut ran = node.engine.job_runs();
+    ran.sort_by_key(|run| run.due);
+    let outcomes: Vec<_> = ran.iter().map(|run| (&*run.job, run.outcome.name())).collect();
+    assert_eq!(
+        outcomes,
+        [("asked", "SUCCEEDED"), ("long", "TIMED_OUT"), ("sooner", "SUCCEEDED"), ("a_later", "SUCCEEDED")]
+    );
+    assert!(ran[1].ended <= Some(ran[2].begun) && ran[2].ended <= Some(ran[3].begun), "one after the other: {ran:?}");
+
+    // Who waits when the node stops has not begun: its due time is a missed one.
+    for minutes in [23 * 60 + 29, 5, 5] {
+        node.passed(Duration::from_secs(minutes * 60)).await;
+    }
+    assert_eq!(
+        client.rows("SELECT job, outcome FROM system.job_runs WHERE ended IS NULL ORDER BY job").await,
+        ["a_later|WAITING", "long|RUNNING", "sooner|WAITING"]
+    );
+    let node = node.away_until("2026-01-10 12:00:00").await;
+    node.jobs.idle().await;
+    let client = node.client("ann", None);
+    assert_eq!(
+        client
+            .rows(
+                "SELECT job, outcome FROM system.job_runs WHERE due > '2026-01-09T12:00:00' AND job <> 'asked' ORDER BY job"
+            )
+            .await,
+        ["a_later|SKIPPED", "long|INTERRUPTED", "sooner|SKIPPED"]
+    );
     node.stop().await;
 }

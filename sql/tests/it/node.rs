@@ -42,7 +42,7 @@ impl Node {
             settings: Vec::new(),
         };
         change(&mut config);
-        let jobs = Jobs::new(engine.clone());
+        let jobs = Jobs::new(engine.clone(), std::num::NonZeroUsize::MIN.saturating_add(3));
         let remotes = Remotes::new(engine.clone(), config.tls.clone(), config.files_allow.clone());
         let remotes = Arc::new(remotes);
         let instance = Instance { engine: engine.clone(), publisher: None, follower: None, remotes, jobs, config };

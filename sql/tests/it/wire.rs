@@ -39,7 +39,7 @@ pub(crate) async fn start(address: SocketAddr) -> Result<Served, SqlError> {
         statement_timeout: None,
         settings: vec![("node.name".to_owned(), "site-a".to_owned())],
     };
-    let jobs = Jobs::new(engine.clone());
+    let jobs = Jobs::new(engine.clone(), std::num::NonZeroUsize::MIN.saturating_add(3));
     let remotes = Arc::new(Remotes::new(engine.clone(), None, Vec::new()));
     let instance =
         Arc::new(Instance { engine: engine.clone(), publisher: None, follower: None, remotes, jobs, config });

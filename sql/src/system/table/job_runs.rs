@@ -1,11 +1,12 @@
-//! `system.job_runs`: the latest runs of every job, an attempt a row, and due times that were skipped.
+//! `system.job_runs`: the latest runs of every job, an attempt a row, due times that were skipped, and runs that wait for
+//! their turn.
 
 use std::time::Duration;
 
-use super::SystemTable;
+use super::{SystemTable, jobs::turn_in_words};
 use crate::{
     Result,
-    system::computed::{Context, Kind, Rows},
+    system::computed::{Context, Kind, Rows, Value},
 };
 
 pub(super) const TABLE: SystemTable = SystemTable {
@@ -22,7 +23,7 @@ pub(super) const TABLE: SystemTable = SystemTable {
         ("ended", Kind::Time),
         // NULL where the node died meanwhile.
         ("seconds", Kind::Float),
-        // RUNNING, SUCCEEDED, FAILED, TIMED_OUT, CANCELLED, INTERRUPTED, SKIPPED.
+        // WAITING, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, CANCELLED, INTERRUPTED, SKIPPED.
         ("outcome", Kind::Text),
         ("rows", Kind::Int),
         ("message", Kind::Text),
@@ -51,6 +52,25 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             run.message.into(),
             run.user.into(),
             node.into(),
+        ]);
+    }
+    let jobs = &context.instance.jobs;
+    for (before, waiting) in jobs.waiting().into_iter().enumerate() {
+        let definition = &waiting.job.definition;
+        rows.push([
+            (&definition.name).into(),
+            waiting.run().0.into(),
+            waiting.attempt().into(),
+            waiting.trigger().name().into(),
+            waiting.due().into(),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            "WAITING".into(),
+            0_u64.into(),
+            turn_in_words(before, jobs.running_max()).into(),
+            (&definition.user).into(),
+            own_name.into(),
         ]);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `system.jobs`: what runs when, whether it does, and how it went the last time.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use tailrace_engine::{CatchUp, Job, JobOutcome, JobRun};
 use tailrace_wal::CommitTime;
@@ -8,7 +8,7 @@ use tailrace_wal::CommitTime;
 use super::SystemTable;
 use crate::{
     Result,
-    job::schedule::Schedule,
+    job::{Waiting, schedule::Schedule},
     system::computed::{Context, Kind, Rows},
 };
 
@@ -24,7 +24,7 @@ pub(super) const TABLE: SystemTable = SystemTable {
         // Whose names and rights, and the database in which names are looked up.
         ("user", Kind::Text),
         ("database", Kind::Text),
-        // SCHEDULED, RUNNING, RETRYING, PAUSED, ENDED.
+        // SCHEDULED, WAITING, RUNNING, RETRYING, PAUSED, ENDED.
         ("state", Kind::Text),
         ("reason", Kind::Text),
         ("next_run", Kind::Time),
@@ -46,12 +46,21 @@ pub(super) const TABLE: SystemTable = SystemTable {
 fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     let engine = &context.instance.engine;
     let (now, runs) = (engine.clock().now(), engine.job_runs());
+    let (waiting, running_max) = (context.instance.jobs.waiting(), context.instance.jobs.running_max());
     for job in engine.jobs() {
         let definition = &job.definition;
         let of_it = || runs.iter().rev().filter(|run| run.job == definition.name);
         let running = of_it().find(|run| run.outcome == JobOutcome::Running);
         let last = of_it().find(|run| run.outcome != JobOutcome::Skipped);
-        let State { state, reason, next } = state(&job, running, now);
+        let turn = waiting.iter().position(|waiting| waiting.job.definition.name == definition.name);
+        let State { state, reason, next } = match turn {
+            Some(before) if running.is_none() => State {
+                state: "WAITING",
+                reason: Some(turn_in_words(before, running_max)),
+                next: waiting.get(before).and_then(Waiting::due),
+            },
+            _ => state(&job, running, now),
+        };
         rows.push([
             (&definition.name).into(),
             (&definition.cron).into(),
@@ -82,6 +91,11 @@ fn rows(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
         ]);
     }
     Ok(())
+}
+
+/// Why a run that is due has not begun.
+pub(super) fn turn_in_words(before: usize, running_max: NonZeroUsize) -> String {
+    format!("waits for its turn, with {before} before it: jobs.max_running = {running_max}")
 }
 
 struct State {
