@@ -42,7 +42,7 @@ impl Kind {
 
 /// Adds both functions to the planning template.
 pub(crate) fn register(context: &SessionContext, engine: &Arc<Engine>) -> Result<()> {
-    context.register_relation_planner(Arc::new(planner::FeedPlanner { engine: engine.clone() }))
+    planner::register(context, engine)
 }
 
 /// What feeds a query reads: `None`: none; a tail, if there is one among them.

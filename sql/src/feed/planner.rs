@@ -3,15 +3,11 @@
 use std::sync::Arc;
 
 use datafusion::{
-    catalog::{TableProvider, default_table_source::provider_as_source},
-    common::{DFSchema, Result as DataFusionResult, ScalarValue, TableReference},
-    error::DataFusionError,
-    logical_expr::{
-        Expr, LogicalPlanBuilder,
-        planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning},
-    },
+    common::{DFSchema, Result as DataFusionResult, ScalarValue},
+    logical_expr::{Expr, planner::RelationPlannerContext},
+    prelude::SessionContext,
     sql::sqlparser::{
-        ast::{self, FunctionArg, FunctionArgExpr, ObjectName, TableFactor},
+        ast::{self, FunctionArg, FunctionArgExpr},
         dialect::PostgreSqlDialect,
         parser::Parser,
     },
@@ -22,17 +18,22 @@ use tailrace_wal::Seq;
 use super::{Kind, provider::Feed};
 use crate::{
     Result, SqlError,
-    session::NO_DATABASE,
+    function::{named_table, register_relation},
     statement::name::{self, TableName},
 };
 
 /// Names of the arguments, in order.
 const ARGUMENTS: [&str; 4] = ["table", "from_seq", "to_seq", "subscription"];
 
-/// Plans the two functions; leaves everything else alone.
-#[derive(Debug)]
-pub(super) struct FeedPlanner {
-    pub(super) engine: Arc<Engine>,
+/// Adds both functions to the planning template.
+pub(super) fn register(context: &SessionContext, engine: &Arc<Engine>) -> DataFusionResult<()> {
+    for kind in [Kind::Changes, Kind::Tail] {
+        let engine = engine.clone();
+        register_relation(context, kind.name(), move |given, context| {
+            Ok(Arc::new(feed(&engine, kind, given, context)?))
+        })?;
+    }
+    Ok(())
 }
 
 /// What a call asks for.
@@ -48,62 +49,36 @@ pub(super) struct Call {
     pub(super) subscription: Option<String>,
 }
 
-impl RelationPlanner for FeedPlanner {
-    fn plan_relation(
-        &self,
-        relation: TableFactor,
-        context: &mut dyn RelationPlannerContext,
-    ) -> DataFusionResult<RelationPlanning> {
-        let called = match &relation {
-            TableFactor::Table { name, args: Some(args), alias, .. } => {
-                kind(name).map(|kind| (kind, args.args.clone(), alias.clone()))
+fn feed(
+    engine: &Arc<Engine>,
+    kind: Kind,
+    given: Vec<FunctionArg>,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<Feed> {
+    let mut values = Vec::with_capacity(given.len());
+    for argument in given {
+        let (name, value) = match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (None, value),
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                (Some(name::identifier(&name)), value)
             }
-            TableFactor::Function { name, args, alias, .. } => {
-                kind(name).map(|kind| (kind, args.clone(), alias.clone()))
+            FunctionArg::ExprNamed { name: ast::Expr::Identifier(name), arg: FunctionArgExpr::Expr(value), .. } => {
+                (Some(name::identifier(&name)), value)
             }
-            _ => None,
+            other => return Err(usage(kind, SqlError::syntax(format!("{other} is not an argument")))),
         };
-        let Some((kind, arguments, alias)) = called else { return Ok(RelationPlanning::Original(Box::new(relation))) };
-        let feed = self.feed(kind, arguments, context).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let source = provider_as_source(Arc::new(feed) as Arc<dyn TableProvider>);
-        let plan = LogicalPlanBuilder::scan(TableReference::bare(kind.name()), source, None)?.build()?;
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+        let value = context.sql_to_expr(value, &DFSchema::empty()).map_err(|error| match SqlError::from(error) {
+            error if error.sqlstate == "42703" => {
+                SqlError::new("42P10", format!("arguments of {} are constants", kind.name()))
+                    .hint("put text into single quotes")
+            }
+            error => error,
+        })?;
+        values.push((name, constant(kind, &value)?));
     }
-}
-
-impl FeedPlanner {
-    fn feed(&self, kind: Kind, given: Vec<FunctionArg>, context: &mut dyn RelationPlannerContext) -> Result<Feed> {
-        let mut values = Vec::with_capacity(given.len());
-        for argument in given {
-            let (name, value) = match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (None, value),
-                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
-                    (Some(name::identifier(&name)), value)
-                }
-                FunctionArg::ExprNamed {
-                    name: ast::Expr::Identifier(name), arg: FunctionArgExpr::Expr(value), ..
-                } => (Some(name::identifier(&name)), value),
-                other => return Err(usage(kind, SqlError::syntax(format!("{other} is not an argument")))),
-            };
-            let value =
-                context.sql_to_expr(value, &DFSchema::empty()).map_err(|error| match SqlError::from(error) {
-                    error if error.sqlstate == "42703" => {
-                        SqlError::new("42P10", format!("arguments of {} are constants", kind.name()))
-                            .hint("put text into single quotes")
-                    }
-                    error => error,
-                })?;
-            values.push((name, constant(kind, &value)?));
-        }
-        let call = Call::check(kind, values)?;
-        let current = context.context_provider().options().catalog.default_schema.clone();
-        let name = table_name(&call.table)?;
-        let database = name.database(Some(current.as_str()).filter(|current| *current != NO_DATABASE))?;
-        let version = self.engine.version();
-        let found = version.database(&database).ok_or_else(|| name::no_database(&version, &database))?;
-        let table = found.table(&name.table).ok_or_else(|| name::no_table(found, &name.to_string(), &name.table))?;
-        Ok(Feed::new(self.engine.clone(), found, table, call))
-    }
+    let call = Call::check(kind, values)?;
+    let (database, table) = named_table(engine, &call.table, context)?;
+    Ok(Feed::new(engine.clone(), &database, &table, call))
 }
 
 impl Call {
@@ -164,12 +139,6 @@ impl Call {
         }
         Ok(Self { kind, table, from, upto, subscription })
     }
-}
-
-/// Which function a name is, if it is one of them.
-fn kind(name: &ObjectName) -> Option<Kind> {
-    let [name] = &name::parts(name).ok()?[..] else { return None };
-    [Kind::Changes, Kind::Tail].into_iter().find(|kind| kind.name() == name)
 }
 
 /// Database and name of a table in text, as SQL reads them: lower case unless in double quotes. For settings that name

@@ -1,6 +1,9 @@
-//! Operators and functions of PostgreSQL that DataFusion lacks.
+//! Operators and functions of PostgreSQL that DataFusion lacks; [`relation`]: functions of ours in FROM.
 
 mod interval;
+mod relation;
+
+pub(crate) use relation::{named_table, register_relation};
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use datafusion::{
 use super::{
     Remote,
     filter::{quoted, rendered},
-    scan::RemoteScan,
+    scan::remote_scan,
 };
 use crate::SqlError;
 
@@ -90,7 +90,7 @@ impl TableProvider for RemoteTable {
         if let Some(limit) = limit {
             sql.push_str(&format!(" LIMIT {limit}"));
         }
-        Ok(Arc::new(RemoteScan::new(Arc::clone(&self.remote), sql, schema)))
+        Ok(remote_scan(&self.remote, sql, schema))
     }
 }
 
@@ -132,6 +132,6 @@ impl TableProvider for RemoteQuery {
         if let Some(limit) = limit {
             sql.push_str(&format!(" LIMIT {limit}"));
         }
-        Ok(Arc::new(RemoteScan::new(Arc::clone(&self.remote), sql, Arc::new(schema))))
+        Ok(remote_scan(&self.remote, sql, Arc::new(schema)))
     }
 }

@@ -14,7 +14,6 @@ use datafusion::{
     catalog::{Session, TableProvider},
     common::Result,
     datasource::memory::MemorySourceConfig,
-    error::DataFusionError,
     logical_expr::{Expr, TableType},
     physical_plan::ExecutionPlan,
 };
@@ -22,7 +21,10 @@ use futures::future::BoxFuture;
 use tailrace_engine::Version;
 use tailrace_wal::{CommitTime, Lsn, Seq};
 
-use crate::{Instance, SqlError, provider::PinnedVersion};
+use crate::{
+    Instance, SqlError,
+    provider::{Leaf, PinnedVersion, external},
+};
 
 /// Type of a column. All numbers are signed, as clients have no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,20 +222,20 @@ impl TableProvider for Computed {
         let version = PinnedVersion::of(state.config(), &self.instance.engine);
         let mut rows = Rows::new(self.columns);
         let context = Context { instance: &self.instance, version };
-        (self.compute)(&context, &mut rows).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        (self.compute)(&context, &mut rows).map_err(external)?;
         let batch = rows.batch(&self.schema)?;
         Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?)
     }
 }
 
-type Await = dyn Fn() -> BoxFuture<'static, Result<Vec<Vec<Value>>, SqlError>> + Send + Sync;
+type Awaiting = dyn Fn() -> BoxFuture<'static, Result<Vec<Vec<Value>>, SqlError>> + Send + Sync;
 
-/// A table provider around a function that waits for something outside of the node.
+/// A table provider around a function that waits for something outside of the node, when the plan is run.
 pub(super) struct Awaited {
     name: &'static str,
     columns: Columns,
     schema: SchemaRef,
-    rows: Box<Await>,
+    rows: Arc<Awaiting>,
 }
 
 impl Awaited {
@@ -243,9 +245,7 @@ impl Awaited {
         columns: Columns,
         rows: impl Fn() -> BoxFuture<'static, Result<Vec<Vec<Value>>, SqlError>> + Send + Sync + 'static,
     ) -> Self {
-        let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.data_type(), true));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { name, columns, schema, rows: Box::new(rows) }
+        Self { name, columns, schema: schema(columns), rows: Arc::new(rows) }
     }
 }
 
@@ -272,11 +272,15 @@ impl TableProvider for Awaited {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let computed = (self.rows)().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let mut rows = Rows { columns: self.columns, rows: Vec::with_capacity(computed.len()) };
-        computed.into_iter().for_each(|row| rows.push_row(row));
-        let batch = rows.batch(&self.schema)?;
-        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?)
+        let (columns, schema, rows) = (self.columns, self.schema.clone(), Arc::clone(&self.rows));
+        Leaf::computed(self.name, &self.schema, projection, move |_| {
+            let (computed, schema) = (rows(), schema.clone());
+            async move {
+                let mut rows = Rows::new(columns);
+                computed.await.map_err(external)?.into_iter().for_each(|row| rows.push_row(row));
+                rows.batch(&schema)
+            }
+        })
     }
 }
 
