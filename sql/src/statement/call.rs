@@ -8,7 +8,8 @@ use datafusion::{
         datatypes::Schema,
     },
     common::{DFSchema, ScalarValue},
-    logical_expr::ColumnarValue,
+    logical_expr::{ColumnarValue, simplify::SimplifyContext},
+    optimizer::simplify_expressions::ExprSimplifier,
     sql::sqlparser::ast::{Expr, ExprWithAlias},
 };
 
@@ -26,6 +27,12 @@ pub(crate) async fn call(
     parameters: &[ScalarValue],
 ) -> Result<Outcome> {
     let state = session.planning_state();
+    let moment = SimplifyContext::builder()
+        .with_schema(Arc::new(DFSchema::empty()))
+        .with_config_options(Arc::clone(state.config_options()))
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+        .build();
+    let simplifier = ExprSimplifier::new(moment);
     let evaluate = |expr: &Expr| -> Result<ScalarValue> {
         let schema = DFSchema::empty();
         let expr = state
@@ -36,7 +43,9 @@ pub(crate) async fn call(
                 }
                 error => error,
             })?;
-        let expr = bind(expr, parameters)?;
+        let expr = simplifier.coerce(bind(expr, parameters)?, &schema)?;
+        // What the moment of the call decides, such as current_date, is a value from here on.
+        let expr = simplifier.simplify(expr)?;
         let physical = state.create_physical_expr(expr, &schema)?;
         let row = RecordBatch::try_new_with_options(
             Arc::new(Schema::empty()),

@@ -27,7 +27,11 @@ pub use {
     source::Source,
 };
 
-use crate::{Result, Session, SqlError, feed::table_name, statement::name};
+use crate::{
+    Result, Session, SqlError,
+    feed::table_name,
+    statement::{ddl::create_database, name},
+};
 
 /// Most partitions at a time.
 const PARALLEL_MAX: usize = 64;
@@ -45,7 +49,7 @@ pub struct Request {
     pub parallel: usize,
     /// Whether partitions that are not there lose their rows here.
     pub delete_extra: bool,
-    /// Whether a table that is not here is made.
+    /// Whether a table that is not here is made, and its database.
     pub create: bool,
 }
 
@@ -81,9 +85,16 @@ async fn run(session: &Session, source: &dyn Source, request: &Request, progress
     let database = name.database(session.current_database().as_deref())?;
     let there = Shape::of(source, &database, &name.table).await?;
     // A database that cannot be written says so before anything is read.
-    let version = local.engine.version();
+    let mut version = local.engine.version();
     if version.database(&database).is_none() {
-        return Err(name::no_database(&version, &database).hint(format!("CREATE DATABASE {database} first")));
+        if !request.create {
+            return Err(name::no_database(&version, &database)
+                .hint(format!("CREATE DATABASE {database} first, or create => true")));
+        }
+        // Nothing is made for a table that cannot be.
+        there.definition(&name.table)?;
+        create_database(session, &database, true).await?;
+        version = local.engine.version();
     }
     local.engine.begin(&database)?;
     if version.database(&database).is_none_or(|found| found.table(&name.table).is_none()) {
