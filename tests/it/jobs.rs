@@ -37,6 +37,8 @@ async fn a_run_whose_node_is_killed_is_interrupted_and_begins_again_only_where_t
     node.sql(&format!("CALL schedule_job('asked', '0 0 1 1 *', '{FOREVER}')")).await;
     assert_eq!(node.sql("CALL run_job('asked', wait => false)").await[0][2], "RUNNING");
     node.wait_for(RUNS, &[&["1", "1", "RUNNING"]]).await;
+    let short = "SELECT count(*) > 0 FROM system.job_runs WHERE job = 'short' AND outcome = 'SUCCEEDED'";
+    node.wait_for(short, &[&["t"]]).await;
     node.kill();
     node.start().await;
     node.wait_for(
