@@ -143,7 +143,8 @@ struct Inner {
     /// For appenders' turns. Empty where the writer is stepped by hand: then there are none.
     pen: OnceLock<Arc<Pen>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    _lock: DiskLock,
+    /// Nobody else opens the folder, until the log is closed.
+    lock: Mutex<Option<DiskLock>>,
 }
 
 impl Log {
@@ -203,7 +204,7 @@ impl Log {
             clock,
         });
         let writer = Writer::new(shared.clone(), recovered.active, recovered.last);
-        let inner = Inner { shared, pen: OnceLock::new(), thread: Mutex::default(), _lock: lock };
+        let inner = Inner { shared, pen: OnceLock::new(), thread: Mutex::default(), lock: Mutex::new(Some(lock)) };
         Ok((Self { inner: Arc::new(inner) }, writer, recovered.report))
     }
 
@@ -451,9 +452,14 @@ impl Log {
         &self.inner.shared
     }
 
-    /// Writes and syncs all that waits, then stops the writer. Later calls fail with [`LogError::Closed`].
+    /// Writes and syncs all that waits, then stops the writer. Later calls fail with [`LogError::Closed`]; those that read
+    /// go on as long as the files are there. Once it is closed the folder can be opened anew, whoever still holds this.
     pub async fn close(&self) -> Result<(), LogError> {
-        command(&self.inner.shared, Item::Close).await.map(|_| ())
+        command(&self.inner.shared, Item::Close).await?;
+        // What is being removed is removed before that, and nothing after.
+        let _no_truncation = self.inner.shared.claims.lock();
+        drop(self.inner.lock.lock().take());
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Create, append, read, restart.
 
-use tailrace_engine::{CommitOptions, Durability, EngineError, Role};
-use tailrace_wal::Seq;
+use tailrace_engine::{CommitOptions, Durability, Engine, EngineError, EngineSeams, Role};
+use tailrace_wal::{LogError, Seq, SystemClock, SystemDisk};
 
 use crate::support::*;
 
@@ -137,4 +137,29 @@ async fn what_is_not_applied_yet_can_be_waited_for() {
     engine.applied(here.history, end.seq).await.unwrap();
     let error = engine.applied(here.history, end.seq.next()).await.unwrap_err();
     assert!(matches!(error, EngineError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_free_after_a_shutdown_whoever_holds_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = Vec::new();
+    for round in 0..5_i64 {
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        let (engine, _) = Engine::open(config(dir.path()), seams).await.unwrap();
+        if round == 0 {
+            market(&engine).await;
+        }
+        insert(&engine, "bars", rows(round * 10..round * 10 + 10, 2)).await;
+        if round == 2 {
+            engine.flush().await.unwrap();
+        }
+        let tail = engine.log().tail(engine.version().database("market").unwrap().id, Seq(0));
+        engine.shutdown().await.unwrap();
+        // What is closed takes nothing, and removes nothing of what may be another's now.
+        assert!(matches!(engine.flush().await, Err(EngineError::Closed)));
+        assert!(matches!(engine.log().truncate(engine.log().status().appended), Err(LogError::Closed)));
+        held.push((engine, tail));
+    }
+    assert_eq!(ids(&open(dir.path()).await, "bars").await, (0..50).collect::<Vec<_>>());
+    assert_eq!(held.len(), 5);
 }

@@ -8,10 +8,10 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use tailrace_engine::{
-    Chunk, ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineSeams, Receipt, StartReport, TableDefinition,
-    TableVersion, Version, partition::Transform,
+    Chunk, ColumnDefinition, CommitOptions, Engine, EngineConfig, EngineError, EngineSeams, Receipt, StartReport,
+    TableDefinition, TableVersion, Version, partition::Transform,
 };
-use tailrace_wal::{SystemClock, SystemDisk};
+use tailrace_wal::{LogError, SystemClock, SystemDisk};
 
 /// (seq, ordinal).
 pub(crate) type Identity = (u64, u64);
@@ -33,7 +33,17 @@ pub(crate) async fn open(dir: &Path) -> Arc<Engine> {
 }
 
 pub(crate) async fn open_with(config: EngineConfig) -> (Arc<Engine>, StartReport) {
-    Engine::open(config, EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() }).await.unwrap()
+    // An engine that was dropped without a shutdown is there until its housekeeping lets go of it.
+    for _ in 0..5_000 {
+        let seams = EngineSeams { disk: SystemDisk::shared(), clock: SystemClock::shared() };
+        match Engine::open(config.clone(), seams).await {
+            Err(EngineError::Log(LogError::Locked { .. })) => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} is held by an engine that nobody has any more", config.data_dir.display());
 }
 
 /// What a process that is killed now leaves behind.

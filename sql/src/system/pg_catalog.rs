@@ -3,7 +3,10 @@
 //! Databases are schemas of one catalog. To `pg_database` they are shown as databases as well, since each can be
 //! connected to (`psql -d market`); all connections see all of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+};
 
 use async_trait::async_trait;
 use datafusion::{
@@ -32,31 +35,37 @@ pub(super) fn register(context: &SessionContext) -> Result<()> {
     setup_pg_catalog(context, CATALOG, EmptyContextProvider).map_err(|error| SqlError::from(*error))?;
     let catalog = context.catalog(CATALOG).ok_or_else(|| SqlError::internal("the catalog is not registered"))?;
     let tables = Arc::new(PgCatalogStaticTables::try_new()?);
-    let schema = PgCatalogSchemaProvider::try_new(Databases(catalog.clone()), tables, EmptyContextProvider)?;
+    let schema = PgCatalogSchemaProvider::try_new(Databases(Arc::downgrade(&catalog)), tables, EmptyContextProvider)?;
     catalog.register_schema(SCHEMA, Arc::new(schema))?;
     Ok(())
 }
 
-/// What `pg_catalog` sees: the one catalog with its schemas, and each database once more under its own name.
+/// What `pg_catalog` sees: the one catalog with its schemas, and each database once more under its own name. Weak: the
+/// catalog has this schema, and would hold itself, and the engine with it, for ever.
 #[derive(Debug, Clone)]
-struct Databases(Arc<dyn CatalogProvider>);
+struct Databases(Weak<dyn CatalogProvider>);
 
 impl Databases {
     fn schema(&self, catalog: &str, schema: &str) -> Option<Arc<dyn SchemaProvider>> {
-        (catalog == CATALOG).then(|| self.0.schema(schema)).flatten()
+        let own = self.0.upgrade().filter(|_| catalog == CATALOG)?;
+        own.schema(schema)
+    }
+
+    fn schema_names(&self) -> Vec<String> {
+        self.0.upgrade().map(|catalog| catalog.schema_names()).unwrap_or_default()
     }
 }
 
 #[async_trait]
 impl CatalogInfo for Databases {
     async fn catalog_names(&self) -> DataFusionResult<Vec<String>> {
-        let databases = self.0.schema_names().into_iter().filter(|name| !OTHERS.contains(&name.as_str()));
+        let databases = Databases::schema_names(self).into_iter().filter(|name| !OTHERS.contains(&name.as_str()));
         let names: BTreeSet<String> = databases.filter(|name| name != CATALOG).collect();
         Ok([CATALOG.to_owned()].into_iter().chain(names).collect())
     }
 
     async fn schema_names(&self, catalog: &str) -> DataFusionResult<Option<Vec<String>>> {
-        Ok((catalog == CATALOG).then(|| self.0.schema_names()))
+        Ok((catalog == CATALOG).then(|| Databases::schema_names(self)))
     }
 
     async fn table_names(&self, catalog: &str, schema: &str) -> DataFusionResult<Option<Vec<String>>> {

@@ -186,6 +186,10 @@ impl Shared {
     }
 
     fn truncate_claimed(&self, claims: &mut Claims, flushed: Lsn) -> Result<Lsn, LogError> {
+        // Of a closed log nothing is removed: its folder may be another's by now. One that failed keeps its folder.
+        if let Some(closed @ LogError::Closed) = self.queue.closed() {
+            return Err(closed);
+        }
         let statuses = self.judge(claims);
         let mut needed: Vec<Lsn> =
             statuses.into_iter().filter(|status| !status.state.is_lost()).map(|status| status.lsn).collect();

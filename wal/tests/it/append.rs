@@ -175,6 +175,17 @@ async fn closed_means_closed() {
     assert!(matches!(log.begin_transaction(HISTORY), Err(LogError::Closed)));
     let numbers: Vec<_> = replay(&log, Lsn::ZERO).unwrap().iter().map(number).collect();
     assert_eq!(numbers, [0, 1, 2, 3], "reads go on");
+    assert!(matches!(log.truncate(Lsn(4)), Err(LogError::Closed)));
+    assert!(matches!(log.retain(), Err(LogError::Closed)));
+    // The folder is free.
+    let (next, recovery) = open(dir.path());
+    assert_eq!(recovery.last, Lsn(4));
+    let second = crate::support::open_with(LogConfig::new(dir.path()), Lsn::ZERO);
+    assert!(matches!(second, Err(LogError::Locked { .. })));
+    drop(log);
+    let second = crate::support::open_with(LogConfig::new(dir.path()), Lsn::ZERO);
+    assert!(matches!(second, Err(LogError::Locked { .. })), "the one that was closed does not free it once more");
+    next.close().await.unwrap();
 }
 
 #[tokio::test]
