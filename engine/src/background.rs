@@ -90,6 +90,7 @@ impl Engine {
         // A dead feed calls nothing by itself: its budgets are looked at here.
         self.retain_log().await;
         self.forget_points();
+        self.paused_repairs.age(self.clock.monotonic());
         self.write_pins().await;
     }
 }

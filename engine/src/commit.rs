@@ -263,6 +263,7 @@ impl Engine {
             self.databases_changed();
         }
     }
+            self.paused_repairs.forget(database.id);
 
     /// Appends facts to the system history and folds them; durable on return.
     pub(crate) async fn record_facts(&self, facts: Vec<SystemFact>) -> Result<()> {

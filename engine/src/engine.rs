@@ -27,6 +27,7 @@ use crate::{
     manifest::{Manifest, PinRecord},
     memtable::Memtable,
     open_transactions::OpenTransactions,
+    repair::PausedRepairs,
     space::Space,
     subscriptions::Subscriptions,
     system::System,
@@ -81,6 +82,8 @@ pub struct Engine {
     pub(crate) pins_failing: AtomicBool,
     /// Databases that ended since the last flush, with the datafiles that the manifest still names for them.
     pub(crate) retired: Mutex<Vec<(HistoryId, Vec<Arc<Datafile>>)>>,
+    /// What interrupted repairs had fetched.
+    pub(crate) paused_repairs: PausedRepairs,
     /// Ends whose facts are not in the system history yet.
     pub(crate) unrecorded_ends: Mutex<Vec<SystemFact>>,
     pub(crate) flushes: AtomicU64,
@@ -446,6 +449,7 @@ impl Engine {
             subscriptions: Subscriptions::default(),
             pins_failing: AtomicBool::new(false),
             retired: Mutex::default(),
+            paused_repairs: PausedRepairs::default(),
             unrecorded_ends: Mutex::default(),
             flushes: AtomicU64::new(0),
             flushed: AtomicU64::new(flushed.0),

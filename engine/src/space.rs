@@ -218,6 +218,8 @@ impl Engine {
             }
             return;
         }
+        // A repair that goes on later fetches again what it had; a client's write does not wait for it.
+        self.paused_repairs.clear();
         let looks = self.space.short.fetch_add(1, Ordering::Relaxed) + 1;
         if looks.is_multiple_of(PATIENCE) {
             self.log.give_up_claim("the disk is full");

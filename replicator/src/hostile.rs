@@ -85,6 +85,7 @@ async fn a_primary_survives_hostile_replicas() {
     };
     let fetch = FollowerMessage::RepairFetch { feed, datafile: 0, offset: 0, length: u32::MAX };
     let repair = FollowerMessage::RepairBegin { feed, history: position.history };
+    let verify = FollowerMessage::VerifyBegin { feed, history: position.history, from_files: true };
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (vec![255; 64], "version 255"),
         ([&[255, 255, 255, 255, 1][..], &[0; 64]].concat(), "at most"),
@@ -102,6 +103,8 @@ async fn a_primary_survives_hostile_replicas() {
         (after_hello(&[FollowerMessage::Done { histories: vec![position.history] }]), "not asked about"),
         (after_hello(&[filtered]), "filter"),
         (after_hello(&[repair, fetch]), "piece"),
+        (after_hello(&[FollowerMessage::VerifyEnd { feed }]), "never opened"),
+        (after_hello(&[verify.clone(), verify]), "again"),
     ];
     for (bytes, expected) in cases {
         let reason = provoke(&bad, address, &bytes).await;

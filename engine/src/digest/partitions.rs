@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Digest, RowHasher, read};
-use crate::{Datafile, Engine, EngineError, PartitionKey, PartitionVersion, Result, SchemaVersion, TableVersion};
+use crate::{
+    Datafile, DatafileMeta, Engine, EngineError, PartitionKey, PartitionVersion, Result, SchemaVersion, Table,
+    TableVersion,
+};
 
 /// A partition as its files are, read again.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +120,27 @@ impl Engine {
         let digest = self.read_digest(table, &RowHasher::of_table(&table.table)?, file).await?;
         file.remember_digest(version, digest);
         Ok(digest)
+    }
+
+    /// The digest of a file that a peer says is a datafile of `table`: its footer was checked, its pages were not.
+    pub(crate) async fn received_digest(&self, table: &Table, meta: &DatafileMeta) -> Result<Digest> {
+        let hasher = RowHasher::of_table(table)?;
+        let (store, table, meta) = (self.store.clone(), table.clone(), meta.clone());
+        let (runtime, path) = (self.runtime.clone(), meta.path.0.clone());
+        let stop = CancellationToken::new();
+        let _told_when_dropped = stop.clone().drop_guard();
+        let read =
+            tokio::task::spawn_blocking(move || runtime.block_on(read::digest(&store, &table, &hasher, &meta, &stop)));
+        match read.await {
+            Ok(digest) => digest,
+            // The reader's bug, met by bytes that somebody else made: theirs is refused, and we go on.
+            Err(error) if error.is_panic() => Err(EngineError::Storage {
+                operation: "verify datafile",
+                object: path,
+                reason: "its rows cannot be read".to_owned(),
+            }),
+            Err(_) => Err(EngineError::Closed),
+        }
     }
 
     /// A datafile's rows, read now.

@@ -1,7 +1,7 @@
 //! The side that receives a repair.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::Arc,
 };
@@ -14,19 +14,21 @@ use super::{
     RepairManifest,
     check::{check, wrong},
     keep::keep,
+    pause::PausedFile,
 };
 use crate::{
     DatabaseVersion, DatafileMeta, Engine, EngineError, PartitionKey, PartitionScheme, PartitionVersion, Result, Role,
     Table, TableChoice, TableId,
     database::Database,
     datafile::{Sink, verify_datafile},
+    digest::read::check_bytes,
     ids::unique,
     manifest::{Edit, HistoryState, TableState, surely_not_written},
     partition::{DatafilePath, datafile_path},
     recovery::restore_version,
 };
 
-/// A repair being received. Dropping it removes what was staged.
+/// A repair being received. Dropping it removes what was staged; [`RepairInstall::pause`] keeps it for the next one.
 pub struct RepairInstall {
     engine: Arc<Engine>,
     database: Arc<Database>,
@@ -56,7 +58,9 @@ enum Received {
     /// It is of a table that is left out here.
     Unwanted,
     Some(Box<Partial>),
-    /// Durable, under this name.
+    /// Durable, under this name, and not looked into yet.
+    Unchecked(DatafilePath),
+    /// Durable, under this name, and what the manifest says.
     All(DatafilePath),
     /// A piece could not be taken; the repair cannot be completed.
     Failed,
@@ -71,11 +75,11 @@ struct Partial {
 
 impl RepairInstall {
     /// Datafiles that are to be fetched, by index in the manifest's order, with their lengths: those of the tables that
-    /// have rows here, without partitions whose rows are here already.
+    /// have rows here, without partitions whose rows are here already, and without files that are.
     pub fn wanted(&self) -> impl Iterator<Item = (usize, u64)> {
         let datafiles = self.manifest.datafiles().zip(&self.datafiles).enumerate();
         datafiles
-            .filter(|(_, (_, received))| !matches!(received, Received::Unwanted | Received::Kept))
+            .filter(|(_, (_, received))| !matches!(received, Received::Unwanted | Received::Kept | Received::All(_)))
             .map(|(index, ((.., meta), _))| (index, meta.bytes))
     }
 
@@ -92,7 +96,7 @@ impl RepairInstall {
         let mut partial = match std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
             Received::Nothing => Box::new(self.begin(datafile)?),
             Received::Some(partial) => partial,
-            done @ (Received::All(_) | Received::Failed | Received::Unwanted | Received::Kept) => {
+            done => {
                 self.datafiles[datafile] = done;
                 return Err(wrong(format!("more bytes came for datafile {datafile} than are wanted")));
             }
@@ -113,13 +117,58 @@ impl RepairInstall {
         }
         sink.finish().await.map_err(|error| failed(&path, error.to_string()))?;
         // From here on it has a name in the store, which dropping this removes.
-        self.datafiles[datafile] = Received::All(path.clone());
-        let (table, ..) = self.described(datafile)?;
-        let verified = verify_datafile(&self.engine.store, table, &DatafileMeta { path, ..meta }).await;
-        if verified.is_err() {
-            self.forget(datafile);
+        self.datafiles[datafile] = Received::Unchecked(path.clone());
+        let (table, _, stated) = self.described(datafile)?;
+        let verified = verify(&self.engine, table, stated, path.clone()).await;
+        match verified {
+            Ok(()) => self.datafiles[datafile] = Received::All(path),
+            Err(_) => self.forget(datafile),
         }
         verified
+    }
+
+    /// Ends it unfinished: datafiles that are complete wait for the next repair of the history, until this node ends.
+    pub fn pause(mut self) {
+        let mut paused = Vec::new();
+        for index in 0..self.datafiles.len() {
+            let Ok((table, key, stated)) = self.described(index) else { continue };
+            let Received::All(path) = &self.datafiles[index] else { continue };
+            let garbage = self.engine.garbage.clone();
+            paused.push(PausedFile::new(table.id, key.clone(), stated.clone(), path.clone(), garbage));
+            self.datafiles[index] = Received::Nothing;
+        }
+        let history = self.manifest.position.history;
+        if self.engine.database(history).is_some() {
+            self.engine.paused_repairs.put(history, paused);
+        }
+    }
+
+    /// Takes over what an interrupted repair had fetched, where it is what the primary states now and has still the bytes
+    /// that came. The rest is removed.
+    async fn resume(&mut self) {
+        let mut paused: HashMap<String, Vec<PausedFile>> = HashMap::new();
+        for file in self.engine.paused_repairs.take(self.manifest.position.history) {
+            paused.entry(file.hash().to_owned()).or_default().push(file);
+        }
+        let mut taken = 0_usize;
+        for index in 0..self.datafiles.len() {
+            if paused.is_empty() || !matches!(self.datafiles[index], Received::Nothing) {
+                continue;
+            }
+            let Ok((table, key, stated)) = self.described(index) else { continue };
+            let Some(same) = paused.get_mut(&stated.hash) else { continue };
+            let Some(found) = same.iter().position(|file| file.is(table.id, key, stated)) else { continue };
+            let file = same.swap_remove(found);
+            if let Err(reason) = check_bytes(&self.engine.store, &file.here()).await {
+                tracing::warn!(reason, "a datafile that an interrupted repair had fetched is fetched again");
+            } else if let Some(path) = file.take() {
+                self.datafiles[index] = Received::All(path);
+                taken += 1;
+            }
+        }
+        if taken > 0 {
+            tracing::info!(database = self.manifest.name, datafiles = taken, "a repair goes on with what it had");
+        }
     }
 
     /// Puts the database in place as one manifest edit, with its position and a replay floor, replacing this node's
@@ -158,7 +207,8 @@ impl RepairInstall {
     }
 
     fn forget(&mut self, datafile: usize) {
-        if let Received::All(path) = std::mem::replace(&mut self.datafiles[datafile], Received::Failed) {
+        let before = std::mem::replace(&mut self.datafiles[datafile], Received::Failed);
+        if let Received::All(path) | Received::Unchecked(path) = before {
             self.engine.garbage.remove(path);
         }
     }
@@ -259,10 +309,22 @@ impl Engine {
         });
         let datafiles = received.collect();
         let engine = self.clone();
-        Ok(RepairInstall { engine, database, manifest, choice, places, datafiles, kept, handed_over: false })
+        let mut install =
+            RepairInstall { engine, database, manifest, choice, places, datafiles, kept, handed_over: false };
+        install.resume().await;
+        Ok(install)
     }
 
     async fn install_repair(self: Arc<Self>, mut repair: RepairInstall) -> Result<Position> {
+        let installed = self.install_held(&mut repair).await;
+        if installed.is_err() && !repair.handed_over {
+            // What stood in the way may be gone the next time.
+            repair.pause();
+        }
+        installed
+    }
+
+    async fn install_held(self: &Arc<Self>, repair: &mut RepairInstall) -> Result<Position> {
         let database = repair.database.clone();
         // Nothing of this history is appended or applied, and no flush writes an older state of it over the edit. A run
         // being committed may wait for a flush, so `flushing` comes after the database's own locks.
@@ -283,7 +345,7 @@ impl Engine {
         let floor = self.log.status().appended;
         self.sync_upto(floor).await?;
         let state = repair.state(floor);
-        let (mut version, _) = restore_version(&self, &state)?;
+        let (mut version, _) = restore_version(self, &state)?;
         keep(&database.version(), &mut version, &repair.kept)?;
         let version = Arc::new(version);
         repair.handed_over = true;
@@ -311,6 +373,24 @@ impl Engine {
         );
         Ok(version.position)
     }
+}
+
+/// Whether a file of ours whose bytes are those of a datafile of the manifest is what the manifest says it is: what its
+/// footer says, and its rows, where the manifest has their digest.
+async fn verify(engine: &Engine, table: &Table, stated: &DatafileMeta, path: DatafilePath) -> Result<()> {
+    let here = DatafileMeta { path, ..stated.clone() };
+    verify_datafile(&engine.store, table, &here).await?;
+    let Some(digest) = stated.digest else { return Ok(()) };
+    let found = engine.received_digest(table, &here).await?;
+    if found == digest {
+        return Ok(());
+    }
+    let reason = format!(
+        "its rows have digest {found}, the primary states {digest} of its datafile {}; what is wrong is wrong there: restore \
+         the primary's copy, or repair it where it is a replica itself",
+        stated.path.0
+    );
+    Err(EngineError::Storage { operation: "verify datafile", object: here.path.0, reason })
 }
 
 /// Only a copy that another cluster is primary of is ever replaced.

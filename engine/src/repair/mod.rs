@@ -3,6 +3,7 @@
 mod check;
 mod install;
 mod keep;
+mod pause;
 mod source;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::{DatafileMeta, EpochEntry, PartitionKey, Table, TableId};
 
 pub(crate) use check::check as check_manifest;
 pub use install::RepairInstall;
+pub(crate) use pause::PausedRepairs;
 pub use source::RepairSource;
 
 /// Everything of a database at a position, except the datafiles' bytes. Travels as JSON.

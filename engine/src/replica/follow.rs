@@ -105,6 +105,7 @@ impl Engine {
         database.applying.lock().ended = true;
         database.alter(crate::apply::retire_all, |version, ended| self.publish(version, ended));
         self.databases.write().remove(&database.id);
+        self.paused_repairs.forget(database.id);
         let files = std::mem::take(&mut database.applying.lock().changes.retired);
         self.retired.lock().push((database.id, files));
         database.held.lock().clear();

@@ -1,9 +1,13 @@
 //! A repair moves the partitions that differ, and no others; what differs is found by digests at one position.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow_array::{Array as _, Float64Array, RecordBatch, cast::AsArray as _, types::Float64Type};
-use tailrace_engine::{Applier, ComparedPartition, Engine, PartitionKey, compare_digests};
+use tailrace_engine::{Applier, CommitOptions, ComparedPartition, Digest, Engine, PartitionKey, compare_digests};
 use tailrace_wal::HistoryId;
 
 use crate::support::*;
@@ -85,6 +89,11 @@ impl Pair {
         assert_eq!(contents(&self.a, &left, "bars").await, contents(&self.b, &right, "bars").await);
         assert_eq!(two.divergence(), None);
     }
+}
+
+async fn digests(engine: &Engine) -> Vec<(PartitionKey, Digest)> {
+    let version = engine.version();
+    engine.partition_digests(version.database("market").unwrap().table("bars").unwrap()).await.unwrap()
 }
 
 fn keys(engine: &Engine) -> Vec<PartitionKey> {
@@ -174,6 +183,144 @@ async fn a_row_that_differs_is_found_at_a_point_and_repaired() {
     assert_eq!(files, in_it);
     pair.assert_equal().await;
     assert!(pair.verify(true).await.iter().all(|compared| compared.difference.is_none()));
+}
+
+impl Pair {
+    /// All rows of the replica are others than the primary's: a repair wants everything.
+    async fn all_different(rows_of: i64, days: i64) -> Self {
+        let pair = Self::new(rows_of, days).await;
+        for key in keys(&pair.b) {
+            pair.b.tamper("market", "bars", &key, other_price).unwrap();
+        }
+        pair
+    }
+
+    fn store(&self) -> PathBuf {
+        self._dirs[1].path().join("store")
+    }
+
+    /// Begins a repair, fetches so many of its datafiles and half of the next, and is interrupted. Returns how many were
+    /// wanted.
+    async fn interrupted(&self, fetched: usize) -> usize {
+        let source = self.a.repair_source(id(&self.a)).await.unwrap();
+        let mut install = self.b.repair_install("site-a", source.manifest.clone()).await.unwrap();
+        let wanted: Vec<(usize, u64)> = install.wanted().collect();
+        for (index, bytes) in &wanted[..fetched] {
+            install.write(*index, source.read(*index, 0, *bytes).await.unwrap()).await.unwrap();
+        }
+        if let Some((index, bytes)) = wanted.get(fetched) {
+            install.write(*index, source.read(*index, 0, bytes / 2).await.unwrap()).await.unwrap();
+        }
+        install.pause();
+        wanted.len()
+    }
+
+    /// What the replica shows.
+    async fn rows_here(&self) -> Vec<(PartitionKey, Digest)> {
+        digests(&self.b).await
+    }
+
+    /// Waits until the replica's store has so many datafiles.
+    async fn holds(&self, files: usize) {
+        let store = self.store();
+        for _ in 0..1000 {
+            if parquet_files(&store).len() == files {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{files} datafiles were expected, there are {:?}", parquet_files(&store));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_repair_goes_on_with_what_it_has() {
+    let pair = Pair::all_different(500, 5).await;
+    pair.b.flush().await.unwrap();
+    let before = pair.rows_here().await;
+    let own = parquet_files(&pair.store()).len();
+    for (fetched, left) in [(2, 5), (1, 3), (0, 2)] {
+        assert_eq!(pair.interrupted(fetched).await, left);
+    }
+    // Nothing of it can be seen.
+    assert_eq!(pair.rows_here().await, before);
+    assert_eq!(parquet_files(&pair.store()).len(), own + 3);
+    assert_eq!(pair.repair().await.0, 2);
+    pair.assert_equal().await;
+    assert_ne!(pair.rows_here().await, before);
+    assert_eq!(pair.rows_here().await, digests(&pair.a).await);
+    pair.holds(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_repair_had_is_used_if_it_is_what_is_wanted_now() {
+    let pair = Pair::all_different(500, 5).await;
+    pair.b.flush().await.unwrap();
+    let own = parquet_files(&pair.store());
+    assert_eq!(pair.interrupted(5).await, 5);
+    let kept: Vec<_> = parquet_files(&pair.store()).into_iter().filter(|file| !own.contains(file)).collect();
+    assert_eq!(kept.len(), 5);
+    // One of them has rotted, one is of a partition that has gone since, one got another beside it.
+    let mut bytes = std::fs::read(&kept[3]).unwrap();
+    bytes[200] ^= 4;
+    std::fs::write(&kept[3], &bytes).unwrap();
+    let mut transaction = pair.a.begin("market").unwrap();
+    transaction.drop_partition("bars", keys(&pair.a)[0].clone()).await.unwrap();
+    transaction.append("bars", rows(10_001..10_002, 5)).await.unwrap();
+    transaction.commit(CommitOptions::default()).await.unwrap();
+    let (files, fetched) = pair.repair().await;
+    assert_eq!(files, 2, "{fetched} bytes");
+    pair.assert_equal().await;
+    pair.holds(5).await;
+    assert!(pair.verify(true).await.iter().all(|compared| compared.difference.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_abandoned_repair_had_is_removed() {
+    let pair = Pair::all_different(500, 5).await;
+    pair.b.flush().await.unwrap();
+    let own = parquet_files(&pair.store());
+    pair.interrupted(4).await;
+    assert_eq!(parquet_files(&pair.store()).len(), own.len() + 4);
+    // By a start.
+    let copied = tempfile::tempdir().unwrap();
+    copy_folder(pair._dirs[1].path(), copied.path());
+    let again = open(copied.path()).await;
+    assert_eq!(parquet_files(&copied.path().join("store")).len(), own.len());
+    again.shutdown().await.unwrap();
+    // By the end of the history.
+    pair.b.drop_followed(id(&pair.a)).await.unwrap();
+    pair.b.flush().await.unwrap();
+    pair.holds(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datafile_of_another_digest_than_the_primary_states_is_refused() {
+    let pair = Pair::all_different(500, 5).await;
+    let before = pair.rows_here().await;
+    let source = pair.a.repair_source(id(&pair.a)).await.unwrap();
+    let mut manifest = source.manifest.clone();
+    let stated = &mut manifest.tables[0].datafiles[2].1;
+    let (right, path) = (stated.digest.unwrap(), stated.path.0.clone());
+    let wrong = Digest { identity: right.identity ^ 1, ..right };
+    stated.digest = Some(wrong);
+    let mut install = pair.b.repair_install("site-a", manifest).await.unwrap();
+    let wanted: Vec<(usize, u64)> = install.wanted().collect();
+    let mut refused = Vec::new();
+    for (index, bytes) in wanted {
+        let written = install.write(index, source.read(index, 0, bytes).await.unwrap()).await;
+        refused.extend(written.err().map(|error| (index, error.to_string())));
+    }
+    let [(2, reason)] = &refused[..] else { panic!("{refused:?}") };
+    for words in [path, right.to_string(), wrong.to_string()] {
+        assert!(reason.contains(&words), "{reason}: {words}");
+    }
+    let refused = install.install().await.unwrap_err().to_string();
+    assert!(refused.contains("1 of its 5 datafiles"), "{refused}");
+    assert_eq!(pair.rows_here().await, before);
+    pair.repair().await;
+    pair.assert_equal().await;
+    assert_eq!(pair.rows_here().await, digests(&pair.a).await);
 }
 
 /// The datafiles in a folder.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use tailrace_engine::{Operation, RepairManifest, Right};
+use tailrace_engine::{Operation, RepairInstall, RepairManifest, Right};
 use tailrace_wal::Position;
 use tokio::sync::oneshot;
 
@@ -120,6 +120,17 @@ impl Database {
         let primary = self.link.as_ref().map(|link| link.primary.clone()).ok_or("the session ended")?;
         let install = self.shared.engine.repair_install(&primary, manifest).await;
         let mut install = install.map_err(|error| error.to_string())?;
+        match self.fetch_pieces(feed, &mut install).await {
+            Ok(()) => install.install().await.map_err(|error| error.to_string()),
+            Err(reason) => {
+                // Whole datafiles are not fetched again.
+                install.pause();
+                Err(reason)
+            }
+        }
+    }
+
+    async fn fetch_pieces(&mut self, feed: FeedNumber, install: &mut RepairInstall) -> Result<(), String> {
         let mut wanted = pieces(install.wanted().collect());
         let mut asked: VecDeque<Piece> = VecDeque::new();
         let mut early: HashMap<(u32, u64), Bytes> = HashMap::new();
@@ -145,7 +156,7 @@ impl Database {
             install.write(next.datafile as usize, bytes).await.map_err(|error| error.to_string())?;
             asked.pop_front();
         }
-        install.install().await.map_err(|error| error.to_string())
+        Ok(())
     }
 
     /// The next answer to this repair. Other commands are obeyed meanwhile.

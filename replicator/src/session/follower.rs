@@ -609,6 +609,54 @@ mod tests {
     }
 
     #[test]
+    fn a_verification_takes_what_it_asked_for_once() {
+        let digests = |feed: u32, history: [u8; 16]| DataHeader {
+            kind: DataKind::Digests,
+            feed: FeedNumber(feed),
+            first: Position::start(HistoryId(history)),
+            last: Position::start(HistoryId(history)),
+            ..chunk(0, 0, 0)
+        };
+        let point = |feed: u32, history: [u8; 16]| PrimaryMessage::VerifyPoint {
+            feed: FeedNumber(feed),
+            point: PointId([7; 16]),
+            position: Position::start(HistoryId(history)),
+        };
+        let begun = || {
+            let mut session = opened();
+            assert_eq!(session.begin_verify(history(), false), Some(FeedNumber(2)));
+            session
+        };
+        let mut session = begun();
+        session.handle_message(point(2, [4; 16])).unwrap();
+        assert_eq!(session.accept(&digests(2, [4; 16])), Ok(Acceptance::Take));
+        // Both came: the primary has nothing to end.
+        actions(&mut session);
+        session.end_verify(FeedNumber(2));
+        assert_eq!(actions(&mut session), []);
+        // What comes for one that is over is dropped.
+        assert_eq!(session.accept(&digests(2, [4; 16])), Ok(Acceptance::Ignore));
+        session.handle_message(point(2, [4; 16])).unwrap();
+        assert_eq!(actions(&mut session), []);
+        let mut session = begun();
+        actions(&mut session);
+        session.end_verify(FeedNumber(2));
+        let end = FollowerMessage::VerifyEnd { feed: FeedNumber(2) };
+        assert_eq!(actions(&mut session), [FollowerAction::Send(end)]);
+
+        let mut session = begun();
+        session.handle_message(point(2, [4; 16])).unwrap();
+        assert!(session.handle_message(point(2, [4; 16])).unwrap_err().contains("not asked for"));
+        assert!(begun().handle_message(point(2, [5; 16])).unwrap_err().contains("not asked for"));
+        assert!(begun().handle_message(point(3, [4; 16])).unwrap_err().contains("never opened"));
+        let mut session = begun();
+        assert_eq!(session.accept(&digests(2, [4; 16])), Ok(Acceptance::Take));
+        assert!(session.accept(&digests(2, [4; 16])).unwrap_err().contains("not asked for"));
+        assert!(begun().accept(&digests(2, [5; 16])).unwrap_err().contains("not asked for"));
+        assert!(begun().accept(&digests(3, [4; 16])).unwrap_err().contains("never opened"));
+    }
+
+    #[test]
     fn chunks_are_used_in_order() {
         let mut session = opened();
         for header in [chunk(1, 12, 12), chunk(0, 11, 11)] {
