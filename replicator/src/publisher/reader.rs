@@ -248,4 +248,34 @@ mod tests {
         drop(second);
         assert_eq!(cache.bytes(), 0, "one reader needs no copies");
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_chunk_in_both_forms_gives_one_up_before_another_goes() {
+        let site = Site::new(&Authority::new(), "a").await;
+        site.market("market").await;
+        for id in 0..140 {
+            site.insert("market", "bars", id * 3_000..(id + 1) * 3_000).await;
+        }
+        let history = site.position("market").unwrap().history;
+        // Room for three chunks of 2 MiB and the compressed form of one of them, not for a fourth beside that.
+        let cache = Arc::new(ChunkCache::new(8 << 20));
+        let figures = Arc::<Figures>::default();
+        let reader = HistoryReader::new(site.engine.clone(), history, cache.clone(), figures.clone());
+        let _several = (reader.register(), reader.register());
+        let start = Cursor::after(Seq::ZERO);
+        let first = reader.clone().next(start).await.unwrap();
+        first.encoded(crate::wire::Compression::Zstd, site.engine.clock(), &figures).await.unwrap();
+        cache.grown(&first);
+        assert!(first.has_both() && cache.bytes() > first.raw_len() as usize);
+        let (mut at, mut places) = (first.next, vec![start]);
+        for _ in 0..2 {
+            let chunk = reader.clone().next(at).await.unwrap();
+            places.push(at);
+            at = chunk.next;
+        }
+        assert!(places.iter().all(|at| cache.get(history, *at).is_some()), "{} bytes are kept", cache.bytes());
+        assert!(first.has_both(), "there was room");
+        reader.clone().next(at).await.unwrap();
+        assert!(!first.has_both() && cache.get(history, start).is_some(), "{} bytes are kept", cache.bytes());
+    }
 }
