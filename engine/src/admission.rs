@@ -75,11 +75,12 @@ impl SeenPartition {
 }
 
 impl Engine {
-    /// Admits a transaction of rows. Tables are latched in the order of their ids.
+    /// Admits a transaction of rows. Tables are latched in the order of their ids. `alone`: no flush runs beside it.
     pub(crate) async fn admit_commit(
         &self,
         database: &Arc<Database>,
         tables: &BTreeMap<TableId, SeenTable>,
+        alone: bool,
     ) -> Result<Admission> {
         let latch = database.latch.clone().read_owned().await;
         let mut latches = Vec::with_capacity(tables.len());
@@ -91,6 +92,7 @@ impl Engine {
                 false => TableLatch::Exclusive(latch.write_owned().await),
             });
         }
+        let alone = self.alone(alone).await;
         let gate = self.gate.clone().read_owned().await;
         let version = self.check_live(database)?;
         for (id, seen) in tables {
@@ -109,7 +111,7 @@ impl Engine {
                 }
             }
         }
-        Ok(Admission { _latches: Latches::Commit(latch, latches), _alone: None, _gate: gate })
+        Ok(Admission { _latches: Latches::Commit(latch, latches), _alone: alone, _gate: gate })
     }
 
     /// Admits DDL that concerns `table`, or a table that does not exist yet. The caller holds the database's `ddl` lock.

@@ -145,9 +145,18 @@ impl Engine {
             Durability::Durable => Persistence::Sync,
             Durability::Written => Persistence::Async,
         };
-        let admission = self.admit_commit(database, &sealed.tables).await?;
         let body = Body { effects: sealed.effects, directories, bytes };
-        let (appending, written) = self.append_and_apply(database, record, persistence, body).await?;
+        let frees = body.frees();
+        let mut alone = false;
+        let (admission, (appending, written)) = loop {
+            let admission = self.admit_commit(database, &sealed.tables, alone).await?;
+            match self.append_record(record.clone(), persistence, frees).await {
+                // What a flush had written, or a failed one had taken, is free for what makes space.
+                Err(error) if frees && !alone && error.is_full() => alone = true,
+                appended => break (admission, appended?),
+            }
+        };
+        self.apply_written(database, &written, body).await?;
         drop(admission);
         Ok((appending, receipt(&written, sealed.rows)))
     }
@@ -188,11 +197,13 @@ impl Engine {
         persistence: Persistence,
         body: Body,
     ) -> Result<(Appending, Written)> {
-        let drops =
-            |effect: &Effect| matches!(effect, Effect::DropTable(_) | Effect::DropDatabase | Effect::DropPartition(_));
-        // One that brings rows as well finds its space as others do.
-        let frees = !body.effects.is_empty() && body.effects.iter().all(drops) && body.directories.len() == 1;
-        let (appending, written) = self.append_record(record, persistence, frees).await?;
+        let (appending, written) = self.append_record(record, persistence, body.frees()).await?;
+        self.apply_written(database, &written, body).await?;
+        Ok((appending, written))
+    }
+
+    /// Applies what an appended record does, in its turn.
+    async fn apply_written(&self, database: &Arc<Database>, written: &Written, body: Body) -> Result<()> {
         self.apply_all(
             database,
             [Committed {
@@ -206,8 +217,7 @@ impl Engine {
                 skipped: None,
             }],
         );
-        database.applied(written.position.seq).await?;
-        Ok((appending, written))
+        database.applied(written.position.seq).await
     }
 
     /// Appends a record. Where there is no space for it, what can be freed is. One that `frees` space gets what the
@@ -253,6 +263,7 @@ impl Engine {
                 system.moved = true;
             }
             self.databases.write().remove(&database.id);
+            self.paused_repairs.forget(database.id);
             let files = std::mem::take(&mut database.applying.lock().changes.retired);
             self.retired.lock().push((database.id, files));
         }
@@ -263,7 +274,6 @@ impl Engine {
             self.databases_changed();
         }
     }
-            self.paused_repairs.forget(database.id);
 
     /// Appends facts to the system history and folds them; durable on return.
     pub(crate) async fn record_facts(&self, facts: Vec<SystemFact>) -> Result<()> {
@@ -374,6 +384,16 @@ struct Body {
     effects: Vec<Effect>,
     directories: Vec<Directory>,
     bytes: u64,
+}
+
+impl Body {
+    /// Whether it takes away and brings nothing: then it gets what the reserve has. One that brings rows as well finds its
+    /// space as others do.
+    fn frees(&self) -> bool {
+        let drops =
+            |effect: &Effect| matches!(effect, Effect::DropTable(_) | Effect::DropDatabase | Effect::DropPartition(_));
+        !self.effects.is_empty() && self.effects.iter().all(drops) && self.directories.len() == 1
+    }
 }
 
 fn receipt(written: &Written, rows: u64) -> Receipt {

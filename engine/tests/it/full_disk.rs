@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tailrace_engine::{CommitOptions, Engine, EngineConfig, EngineError};
+use tailrace_engine::{CommitOptions, Engine, EngineConfig, EngineError, PartitionKey};
 use tailrace_wal::{ArchiveState, PinKey, PinState, Seq, SystemDisk};
 
 use crate::support::*;
@@ -305,16 +305,61 @@ async fn without_a_reserve_a_full_disk_stops_no_start() {
     engine.shutdown().await.unwrap();
 }
 
+/// What is dropped to make space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    Database,
+    Table,
+    /// The second day of two.
+    Partition,
+    /// Both, one of them as it was seen.
+    Partitions,
+}
+
+impl Dropped {
+    async fn drop(self, engine: &Arc<Engine>) {
+        let day = |day: i64| PartitionKey([&[1][..], &(day ^ i64::MIN).to_be_bytes()].concat().into());
+        match self {
+            Self::Database => drop(engine.drop_database("market").await.unwrap()),
+            Self::Table => drop(engine.drop_table("market", "bars").await.unwrap()),
+            Self::Partition | Self::Partitions => {
+                let mut transaction = engine.begin("market").unwrap();
+                transaction.drop_partition("bars", day(1)).await.unwrap();
+                if self == Self::Partitions {
+                    let version = engine.version();
+                    let database = version.database("market").unwrap();
+                    let seen = database.seen_partition(database.table("bars").unwrap(), &day(0));
+                    transaction.replace_partition("bars", seen).await.unwrap();
+                }
+                transaction.commit(CommitOptions::default()).await.unwrap();
+            }
+        }
+    }
+
+    /// It is gone, and nothing else, of so many rows.
+    async fn is_gone(self, engine: &Arc<Engine>, there: i64) {
+        let version = engine.version();
+        let market = version.database("market");
+        assert_eq!(market.is_some(), self != Self::Database);
+        let bars = market.and_then(|market| market.table("bars"));
+        assert_eq!(bars.is_some(), matches!(self, Self::Partition | Self::Partitions));
+        if bars.is_some() {
+            let left = (0..there).filter(|id| self == Self::Partition && id % 2 == 0);
+            assert_eq!(ids(engine, "bars").await, left.collect::<Vec<_>>());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drop_makes_space_on_a_full_disk() {
-    for whole in [false, true] {
+    for dropped in [Dropped::Table, Dropped::Database, Dropped::Partition, Dropped::Partitions] {
         let Some(disk) = SmallDisk::tmpfs() else { return };
         let (engine, _) = open_with(disk.config()).await;
         market(&engine).await;
         engine.create_database("other").await.unwrap();
         engine.create_table("other", bars("bars")).await.unwrap();
         reserve_is_there(&engine).await;
-        let there = insert_until_refused(&engine, 0).await;
+        let mut there = insert_until_refused(&engine, 0).await;
         let is_released = || engine.reserves()[0].released.is_some();
         until("the reserve to be released", async || {
             disk.fill();
@@ -324,19 +369,16 @@ async fn a_drop_makes_space_on_a_full_disk() {
                 reserve_is_there(&engine).await;
                 return false;
             }
-            if let Err(error) = try_insert(&engine, there).await {
-                assert!(error.is_full(), "{error}");
+            match try_insert(&engine, there).await {
+                Ok(()) => there += 100,
+                Err(error) => assert!(error.is_full(), "{error}"),
             }
             is_released()
         })
         .await;
-        if whole {
-            engine.drop_database("market").await.unwrap();
-            assert!(engine.version().database("market").is_none());
-        } else {
-            engine.drop_table("market", "bars").await.unwrap();
-            assert!(engine.version().database("market").unwrap().table("bars").is_none());
-        }
+        shows(&engine, there).await;
+        dropped.drop(&engine).await;
+        dropped.is_gone(&engine, there).await;
         // The ballast stays: what was dropped is the space.
         until("writes", async || {
             let mut transaction = engine.begin("other").unwrap();
@@ -347,11 +389,12 @@ async fn a_drop_makes_space_on_a_full_disk() {
             written.await.inspect_err(|error| assert!(error.is_full(), "{error}")).is_ok()
         })
         .await;
+        dropped.is_gone(&engine, there).await;
         engine.shutdown().await.unwrap();
         drop_engine(engine).await;
         let (engine, report) = open_with(disk.config()).await;
         assert!(report.stopped.is_empty(), "{:?}", report.stopped);
-        assert_eq!(engine.version().database("market").is_some(), !whole);
+        dropped.is_gone(&engine, there).await;
         assert!(engine.version().database("other").unwrap().table("bars").unwrap().rows() >= 100);
         engine.shutdown().await.unwrap();
     }
