@@ -173,6 +173,7 @@ impl Database {
             if let Some(point) = point {
                 applying.points.capture(point, &version);
             }
+            applying.points.capture_expected(&version);
             outcome.bytes += bytes;
             applying.applied = lsn;
             if let Some(key) = key {

@@ -175,7 +175,7 @@ impl ComparedPartition {
 }
 
 /// Compares what is here, of `version`, with what came from the primary: every partition that is on either side, by table
-/// name and key. Tables that are left out here are not compared.
+/// name and key. Tables that are left out on either side are not compared.
 pub fn compare_digests(
     version: &DatabaseVersion,
     here: &DatabaseDigests,
@@ -196,7 +196,7 @@ pub fn compare_digests(
     let mut compared = Vec::new();
     for id in ids {
         let (our, their) = (ours.get(&id), theirs.get(&id));
-        if our.is_some_and(|our| our.left_out) {
+        if [our, their].into_iter().flatten().any(|digests| digests.left_out) {
             continue;
         }
         let name = our.or(their).map(|table| table.name.clone()).unwrap_or_default();

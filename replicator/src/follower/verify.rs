@@ -1,8 +1,8 @@
 //! Verification: what is here compared with the primary at one position.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tailrace_engine::{ComparedPartition, DatabaseDigests, DatabaseVersion, PointId, compare_digests};
+use tailrace_engine::{ComparedPartition, DatabaseDigests, DatabaseVersion, EngineError, PointId, compare_digests};
 use tailrace_wal::{HistoryId, Position};
 use tokio::sync::mpsc;
 
@@ -12,14 +12,17 @@ use super::{
 };
 use crate::{Refused, ReplicationState, wire::FeedNumber};
 
+/// How often a point is chosen anew that this copy had passed before it heard of it.
+const TRIES: u32 = 5;
+
 /// How a followed database compares with its primary's.
 #[derive(Debug, Clone)]
 pub struct VerifiedDatabase {
     /// At which position both were compared.
     pub position: Position,
-    /// Every partition that is on either side, by table and key; none of tables that are left out here.
+    /// Every partition that is on either side, by table and key; none of tables that are left out.
     pub partitions: Vec<ComparedPartition>,
-    /// Tables that are left out here, by name: nothing of them was compared.
+    /// Tables that are left out here, or at a primary that is a replica itself, by name: nothing of them was compared.
     pub left_out: Vec<String>,
 }
 
@@ -39,10 +42,19 @@ impl Follower {
                 .hint("system.followed shows why; try again when there is one")
         };
         let link = self.shared.session.lock().clone().ok_or_else(gone)?;
-        let verifying = Verifying::begin(&self.shared, link, history, from_files);
-        match tokio::time::timeout(patience, verifying.run(from_files)).await {
-            Ok(result) => {
-                result.map_err(|reason| Refused::new(format!("database {database:?} was not verified: {reason}")))
+        let trying = async {
+            for _ in 1..TRIES {
+                match Verifying::begin(&self.shared, link.clone(), history, from_files).run(from_files).await {
+                    Err(Failed::Passed(_)) => {}
+                    outcome => return outcome,
+                }
+            }
+            Verifying::begin(&self.shared, link, history, from_files).run(from_files).await
+        };
+        match tokio::time::timeout(patience, trying).await {
+            Ok(Ok(verified)) => Ok(verified),
+            Ok(Err(Failed::Passed(reason) | Failed::Other(reason))) => {
+                Err(Refused::new(format!("database {database:?} was not verified: {reason}")))
             }
             Err(_) => Err(Refused::new(format!("database {database:?} was not verified within {patience:?}"))
                 .hint("give it longer with timeout => <milliseconds>")),
@@ -67,6 +79,19 @@ impl Follower {
     }
 }
 
+/// Why there is nothing to tell.
+enum Failed {
+    /// The point is not remembered here.
+    Passed(String),
+    Other(String),
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
+}
+
 /// One verification. Dropping it ends it on both sides.
 struct Verifying {
     shared: Arc<Shared>,
@@ -84,7 +109,7 @@ impl Verifying {
         Self { shared: shared.clone(), link, history, answers, feed: None, point: None }
     }
 
-    async fn run(mut self, from_files: bool) -> Result<VerifiedDatabase, String> {
+    async fn run(mut self, from_files: bool) -> Result<VerifiedDatabase, Failed> {
         let (mut json, mut point) = (None, None);
         while point.is_none() {
             match self.answer().await? {
@@ -93,14 +118,17 @@ impl Verifying {
                 VerifyAnswer::Begun(_) | VerifyAnswer::Failed(_) => {}
             }
         }
-        let Some((id, position)) = point else { return Err("the primary wrote no digest point".to_owned()) };
+        let Some((id, position)) = point else { return Err("the primary chose no digest point".to_owned().into()) };
         self.point = Some(id);
         let engine = self.shared.engine.clone();
-        let version = engine.await_point(id, position).await.map_err(|error| error.to_string())?;
+        let version = engine.await_point(id, position).await.map_err(|error| match error {
+            EngineError::Conflict(reason) => Failed::Passed(reason),
+            error => Failed::Other(error.to_string()),
+        })?;
         // Held by this from here on.
         engine.forget_point(self.history, id);
         if version.position != position {
-            return Err(format!("this copy is at {} where the primary is at {position}", version.position));
+            return Err(format!("this copy is at {} where the primary is at {position}", version.position).into());
         }
         let here = engine.database_digests(&version, from_files).await.map_err(|error| error.to_string())?;
         let json = match json {
@@ -159,6 +187,8 @@ fn compare(
     there: &DatabaseDigests,
 ) -> Result<VerifiedDatabase, String> {
     let partitions = compare_digests(version, here, there).map_err(|error| error.to_string())?;
-    let left_out = here.tables.iter().filter(|table| table.left_out).map(|table| table.name.clone()).collect();
+    let tables = here.tables.iter().chain(&there.tables);
+    let left_out: BTreeSet<_> = tables.filter(|table| table.left_out).map(|table| table.name.clone()).collect();
+    let left_out = left_out.into_iter().collect();
     Ok(VerifiedDatabase { position: here.position, partitions, left_out })
 }

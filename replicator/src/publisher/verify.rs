@@ -1,4 +1,5 @@
-//! Verifications served: a digest point in the history, then what the database is there.
+//! Verifications served: a digest point in the history, then what the database is there. Where the database is a copy itself,
+//! nothing is written: the point is where it stands.
 
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Writes the point, and lets go of it once its version is held here.
+    /// Writes or chooses the point, and lets go of it once its version is held here.
     async fn point(&self) -> Result<(Position, Arc<DatabaseVersion>), String> {
         let engine = &self.shared.engine;
         let written: Result<(PointId, Position), _> = engine.digest_point(self.history).await;

@@ -155,3 +155,63 @@ async fn what_cannot_be_verified_says_why() {
     assert!(refused.reason.contains("no connection to the primary"), "{refused}");
     assert_eq!(replica.rows("market", "bars"), Some(300));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_a_replica_compares_with_the_one_that_it_follows() {
+    let (authority, primary, middle, _publisher, above) = pair().await;
+    middle.engine.set_database_replication("market", true).await.unwrap();
+    let relay = middle.publish().await;
+    let last = Site::new(&authority, "c").await;
+    let follower = last.follow(relay.local_addr()).await;
+    last.catches_up(&primary, "market").await;
+    let here = primary.position("market").unwrap();
+    let verified = follower.verify("market", false, PATIENCE).await.unwrap();
+    assert_eq!((verified.position, differences(&verified)), (here, vec![]), "nothing was written for it");
+    assert_eq!(verified.partitions.iter().map(|compared| compared.rows_there).sum::<u64>(), 300);
+
+    // While rows come, in both forms.
+    let writing = async {
+        for batch in 10..60 {
+            primary.insert("market", "bars", batch * 100..batch * 100 + 100).await;
+        }
+    };
+    let verifying = async {
+        for from_files in [false, true, false, true] {
+            let verified = follower.verify("market", from_files, PATIENCE).await.unwrap();
+            assert_eq!(differences(&verified), Vec::<String>::new());
+        }
+    };
+    tokio::join!(writing, verifying);
+    last.catches_up(&primary, "market").await;
+
+    let version = last.engine.version();
+    let table = version.database("market").unwrap().table("bars").unwrap().clone();
+    let hot = table.partitions().find(|(_, partition)| !partition.chunks.is_empty()).map(|(key, _)| key.clone());
+    last.engine.tamper("market", "bars", &hot.unwrap(), other_prices).unwrap();
+    let found = differences(&follower.verify("market", false, PATIENCE).await.unwrap());
+    assert!(found.len() == 1 && found[0].contains("with other values"), "{found:?}");
+    reaches(&follower, "market", ReplicationState::Diverged).await;
+    follower.repair("market").await.unwrap();
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    let verified = follower.verify("market", true, PATIENCE).await.unwrap();
+    assert_eq!(differences(&verified), Vec::<String>::new());
+
+    // What is wrong in the middle is found there, and is nothing to compare others with.
+    primary.insert("market", "bars", 9_000..9_030).await;
+    last.catches_up(&primary, "market").await;
+    let version = middle.engine.version();
+    let table = version.database("market").unwrap().table("bars").unwrap().clone();
+    let hot = table.partitions().find(|(_, partition)| !partition.chunks.is_empty()).map(|(key, _)| key.clone());
+    middle.engine.tamper("market", "bars", &hot.unwrap(), other_prices).unwrap();
+    assert_eq!(differences(&above.verify("market", false, PATIENCE).await.unwrap()).len(), 1);
+    let refused = follower.verify("market", false, PATIENCE).await.unwrap_err().to_string();
+    assert!(refused.contains("DIVERGED") && refused.contains("CALL repair_database('market') here first"), "{refused}");
+    above.repair("market").await.unwrap();
+    reaches(&above, "market", ReplicationState::Enabled).await;
+    last.catches_up(&primary, "market").await;
+    reaches(&follower, "market", ReplicationState::Enabled).await;
+    let verified = follower.verify("market", false, PATIENCE).await.unwrap();
+    assert_eq!(differences(&verified), Vec::<String>::new());
+    follower.shutdown().await;
+    above.shutdown().await;
+}
