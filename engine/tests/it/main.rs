@@ -13,6 +13,7 @@ mod faults;
 mod flush;
 mod full_disk;
 mod job;
+mod namesakes;
 mod partial_repair;
 mod partitions;
 mod repair;
