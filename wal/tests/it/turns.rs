@@ -23,6 +23,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::support::{HISTORY, commit, number, open_on, replay, start};
 
 const TASKS: u32 = 12;
+/// Share of the appends that appenders write themselves where they seldom ask for a sync, at least.
+const OWN_TURNS: f64 = 0.2;
 
 /// Longer than any of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -182,28 +184,43 @@ async fn append(log: &Log, number: u32, persistence: Persistence) -> Result<Writ
     }
 }
 
+/// What tasks do at random.
+#[derive(Debug, Clone, Copy)]
+struct Mix {
+    crowds_take_turns: bool,
+    sync_interval: Duration,
+    /// Share of the appends that ask for a sync, and of those that wait for one.
+    synced: f64,
+    /// One of so many is followed by a sync of all, one by a new segment.
+    commands: u32,
+    /// One of so many is too large for an appender's turn.
+    large: u32,
+    /// Share of the appends that appenders write themselves, at least.
+    own_turns: f64,
+}
+
 /// A task's part: appends of both kinds, awaited at once or later or not at all, syncs and new segments.
-async fn any_appends(log: Log, task: u32, count: u32, seed: u64) -> Vec<(u32, Written)> {
+async fn any_appends(log: Log, task: u32, count: u32, seed: u64, mix: Mix) -> Vec<(u32, Written)> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut answered = Vec::new();
     let mut under_way = Vec::new();
     for index in 0..count {
         let number = task * count + index;
-        let persistence = if random.random_bool(0.5) { Persistence::Sync } else { Persistence::Async };
+        let persistence = if random.random_bool(mix.synced) { Persistence::Sync } else { Persistence::Async };
         let mut record = number.to_le_bytes().to_vec();
-        if random.random_ratio(1, 50) {
+        if random.random_ratio(1, mix.large) {
             record.resize(100_000, 7);
         }
         let mut appending = log.append(commit(HISTORY, &record), persistence).await.unwrap();
-        match random.random_range(0..4) {
-            0 => under_way.push((number, appending)),
-            1 => answered.push((number, appending.durable().await.unwrap())),
-            _ => answered.push((number, appending.written().await.unwrap())),
+        match (random.random_bool(mix.synced), random.random_bool(0.5)) {
+            (true, true) => under_way.push((number, appending)),
+            (true, false) => answered.push((number, appending.durable().await.unwrap())),
+            (false, _) => answered.push((number, appending.written().await.unwrap())),
         }
-        match random.random_range(0..200) {
+        match random.random_range(0..mix.commands) {
             0 => drop(log.sync().await.unwrap()),
             1 => log.roll().await.unwrap(),
-            2..30 => tokio::task::yield_now().await,
+            _ if random.random_ratio(1, 7) => tokio::task::yield_now().await,
             _ => {}
         }
         if under_way.len() > 8 {
@@ -226,25 +243,37 @@ fn every_append_is_answered_in_order() {
     let count = variable("TAILRACE_TURNS").map_or(400, |count| count as u32);
     let seed = variable("TAILRACE_TURNS_SEED").unwrap_or_else(rand::random);
     println!("TAILRACE_TURNS={count} TAILRACE_TURNS_SEED={seed}");
-    // Whoever comes in a crowd goes to the thread; where that is switched off, turns of all follow each other closely.
-    for crowds_take_turns in [false, true] {
-        answers_everyone(crowds_take_turns, count, seed);
+    let often = Mix {
+        crowds_take_turns: false,
+        sync_interval: Duration::from_millis(5),
+        synced: 0.5,
+        commands: 200,
+        large: 50,
+        own_turns: 0.0,
+    };
+    // Whoever comes in a crowd goes to the thread; where that is switched off, turns of all follow each other closely. While the
+    // thread syncs, all wait for it: where they seldom ask for that, the turns are theirs.
+    let closely = Mix { crowds_take_turns: true, ..often };
+    let sync_interval = Duration::from_millis(100);
+    let seldom = Mix { sync_interval, synced: 0.002, commands: 2_000, large: 500, own_turns: OWN_TURNS, ..closely };
+    for mix in [often, closely, seldom] {
+        answers_everyone(mix, count, seed);
     }
 }
 
-fn answers_everyone(crowds_take_turns: bool, count: u32, seed: u64) {
+fn answers_everyone(mix: Mix, count: u32, seed: u64) {
     let bed = Bed::new(|config| {
-        config.sync_interval = Duration::from_millis(5);
+        config.sync_interval = mix.sync_interval;
         config.segment_bytes = 4 << 20;
-        config.crowds_take_turns = crowds_take_turns;
+        config.crowds_take_turns = mix.crowds_take_turns;
     });
     // Two runtimes, of which one cannot block, and more threads than processors.
     let (many, one) = (workers(4), one_thread());
     let tasks: Vec<_> = (0..TASKS - 1)
-        .map(|task| many.spawn(any_appends(bed.log.clone(), task, count, seed.wrapping_add(u64::from(task)))))
+        .map(|task| many.spawn(any_appends(bed.log.clone(), task, count, seed.wrapping_add(u64::from(task)), mix)))
         .collect();
     let mut answered =
-        one.block_on(any_appends(bed.log.clone(), TASKS - 1, count, seed.wrapping_add(u64::from(TASKS))));
+        one.block_on(any_appends(bed.log.clone(), TASKS - 1, count, seed.wrapping_add(u64::from(TASKS)), mix));
     let mut durable = bed.log.durable();
     many.block_on(async {
         for task in tasks {
@@ -263,12 +292,15 @@ fn answers_everyone(crowds_take_turns: bool, count: u32, seed: u64) {
             .unwrap();
     });
     let calls = &bed.calls;
+    let own_turns = calls.writes.load(Ordering::Relaxed);
     println!(
-        "{} appends; of appenders {} writes, of the thread {} syncs",
+        "{} appends; of appenders {own_turns} writes, of the thread {} syncs",
         answered.len(),
-        calls.writes.load(Ordering::Relaxed),
         calls.thread_syncs.load(Ordering::Relaxed)
     );
+    let wanted = (f64::from(TASKS * count) * mix.own_turns) as u64;
+    assert!(own_turns >= wanted, "{own_turns} appends of {} were written by who appended them", answered.len());
+    assert_eq!(calls.syncs.load(Ordering::Relaxed), 0, "an appender never syncs");
     let answered: BTreeMap<Lsn, u32> = answered.into_iter().map(|(number, written)| (written.lsn, number)).collect();
     assert_eq!(answered.len() as u32, TASKS * count, "an LSN each");
     let frames = replay(&bed.log, Lsn::ZERO).unwrap();
