@@ -51,6 +51,11 @@ impl ChunkCache {
         self.state.lock().kept.get(&(history, at)).map(|kept| kept.chunk.clone())
     }
 
+    /// Lets go of the chunk at a place.
+    pub(crate) fn remove(&self, history: HistoryId, at: Cursor) {
+        self.state.lock().remove(&(history, at));
+    }
+
     /// Keeps a chunk; the oldest ones go for it. One that is kept already is counted anew.
     pub(crate) fn keep(&self, chunk: &Arc<Chunk>) {
         let mut state = self.state.lock();

@@ -1,13 +1,13 @@
 //! The way to one replica, shared by its feeds and repairs: its rate limit, what may be under way, and the form in which
 //! chunks go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{Connection, SendStream};
 use tailrace_wal::Clock;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{
     bucket::{Bucket, TAKE_BYTES_MAX},
@@ -24,6 +24,12 @@ use crate::{
 
 /// Bytes per permit of the budget.
 const UNIT: usize = 1 << 10;
+/// Two large chunks: while one is on its way, the next one is read and compressed.
+const WAY_BYTES_MIN: u64 = 12 << 20;
+/// Round trips at the fastest rate measured (what BBR calls the bandwidth-delay product). Twice, so that a link that turns out
+/// faster is filled in a few round trips; and twice again, because what is under way is counted as it was before
+/// compression.
+const WAY_TRIPS: f64 = 4.0;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub(crate) struct ReplicaLink {
     bucket: Option<tokio::sync::Mutex<Bucket>>,
     budget: Arc<Semaphore>,
     budget_units: u32,
+    /// Whoever holds it is the next to get room.
+    next: tokio::sync::Mutex<()>,
+    freed: Arc<Notify>,
+    shortest_trip: Mutex<Duration>,
     schedule: Mutex<Schedule>,
     gauge: Mutex<Gauge>,
     choice: Mutex<Choice>,
@@ -44,12 +54,15 @@ pub(crate) struct ReplicaLink {
 /// Room for something that is to be sent; it comes back when the replica has acknowledged it, or nobody sends it.
 #[derive(Debug)]
 pub(crate) struct Room {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
 }
 
-impl Room {
-    fn of(permit: OwnedSemaphorePermit) -> Self {
-        Self { _permit: Some(permit) }
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.permit.take().is_some() {
+            self.freed.notify_waiters();
+        }
     }
 }
 
@@ -72,6 +85,9 @@ impl ReplicaLink {
             flow,
             budget: Arc::new(Semaphore::new(units)),
             budget_units: units as u32,
+            next: tokio::sync::Mutex::default(),
+            freed: Arc::default(),
+            shortest_trip: Mutex::new(Duration::MAX),
             schedule: Mutex::default(),
             gauge: Mutex::default(),
         })
@@ -85,19 +101,55 @@ impl ReplicaLink {
 
     /// Room for something of this length, if there is some now. What is small needs none.
     pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
-        match self.units(bytes) {
-            0 => Some(Room { _permit: None }),
-            units => self.budget.clone().try_acquire_many_owned(units).ok().map(Room::of),
+        let units = self.units(bytes);
+        if units == 0 {
+            return Some(self.hold(None));
         }
+        let _next = self.next.try_lock().ok()?;
+        if !self.keeps_way_short(bytes) {
+            return None;
+        }
+        self.budget.clone().try_acquire_many_owned(units).ok().map(|permit| self.hold(Some(permit)))
     }
 
     /// Waits for room; in order of arrival.
     pub(crate) async fn room(&self, bytes: usize) -> Room {
-        match self.units(bytes) {
-            0 => Room { _permit: None },
-            // Never closed.
-            units => Room { _permit: self.budget.clone().acquire_many_owned(units).await.ok() },
+        let units = self.units(bytes);
+        if units == 0 {
+            return self.hold(None);
         }
+        let _next = self.next.lock().await;
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.keeps_way_short(bytes) {
+                break;
+            }
+            freed.await;
+        }
+        // Never closed.
+        self.hold(self.budget.clone().acquire_many_owned(units).await.ok())
+    }
+
+    fn hold(&self, permit: Option<OwnedSemaphorePermit>) -> Room {
+        Room { permit, freed: self.freed.clone() }
+    }
+
+    /// Whether no more is under way with so many bytes than keeps the link busy. What waits beyond that arrives no sooner,
+    /// costs memory and the processor time to read it early, and stands before whatever comes next.
+    fn keeps_way_short(&self, bytes: usize) -> bool {
+        let under_way = self.in_flight_bytes();
+        if under_way == 0 {
+            return true;
+        }
+        let trip = {
+            let mut shortest = self.shortest_trip.lock();
+            *shortest = (*shortest).min(self.connection.rtt());
+            *shortest
+        };
+        let rate = self.gauge.lock().bytes_per_second().unwrap_or_default();
+        under_way + bytes as u64 <= WAY_BYTES_MIN + (WAY_TRIPS * rate * trip.as_secs_f64()) as u64
     }
 
     /// Sends a header and its body on a stream of its own, as fast as the limit allows. When it is given up on the way,
@@ -148,8 +200,12 @@ impl ReplicaLink {
             compressed: self.choice.lock().form() == Compression::Zstd,
             bytes_per_second: self.gauge.lock().bytes_per_second().map(|rate| rate as u64),
             rate_limit: self.flow.rate_limit,
-            in_flight_bytes: (self.budget_units as usize - self.budget.available_permits()) as u64 * UNIT as u64,
+            in_flight_bytes: self.in_flight_bytes(),
         }
+    }
+
+    fn in_flight_bytes(&self) -> u64 {
+        (self.budget_units as usize - self.budget.available_permits()) as u64 * UNIT as u64
     }
 
     async fn write_slowly(&self, stream: &mut SendStream, mut bytes: Bytes) -> Result<(), String> {

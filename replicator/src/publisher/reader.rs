@@ -64,6 +64,10 @@ impl HistoryReader {
             let (first, tail) = {
                 let mut state = self.state.lock();
                 if let Some(chunk) = self.cache.get(self.history, at) {
+                    if state.feeds < 2 {
+                        // It was kept while its feed waited for room; nobody else comes for it.
+                        self.cache.remove(self.history, at);
+                    }
                     return Ok(chunk);
                 }
                 let first = state.reading.insert(at);
