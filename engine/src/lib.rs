@@ -95,7 +95,7 @@ pub use archive::{ArchiveConfig, open_archive};
 pub use backup::{
     BackupDatabase, BackupFacts, BackupFault, BackupFile, BackupId, BackupKind, BackupLocation, BackupManifest,
     BackupPartition, BackupReport, BackupRequest, BackupScope, BackupState, BackupStatus, BackupSummary, BackupTable,
-    CheckReport, FaultPlace, Identities, PartitionPattern, PointInTime, PruneReport, PruneRequest, Recipients,
+    CheckReport, FaultPlace, Identities, PartitionCondition, PartitionChoice, PartitionPattern, PointInTime, PruneReport, PruneRequest, Recipients,
     RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope, RestoreTarget, SelectedRows,
     SelectedSource,
 };

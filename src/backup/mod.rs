@@ -67,6 +67,9 @@ struct Make {
     /// Its partitions of that name: % stands for any text, ? for one character.
     #[arg(long, value_name = "PATTERN", requires = "table")]
     partitions: Option<String>,
+    /// Its partitions for which this SQL expression over partition columns holds, e.g. "datetime >= '2023-01-08'".
+    #[arg(long = "where", value_name = "EXPRESSION", requires = "table")]
+    filter: Option<String>,
     /// The rows and columns of this query.
     #[arg(long, value_name = "SELECT")]
     query: Option<String>,
@@ -176,6 +179,7 @@ fn statement(args: &BackupArgs) -> String {
                 .number("parallel", make.parallel)
                 .switch("force", make.force)
                 .named("key", make.key.as_deref())
+                .named("where", make.filter.as_deref())
                 .sql()
         }
     }
@@ -201,9 +205,9 @@ mod tests {
     fn statements() {
         assert_eq!(sql("file:///b"), "CALL backup('file:///b')");
         assert_eq!(
-            sql("file:///b|--table|market.bars|--partitions|%=2023-01-%|--parallel|2|--force|--key|/k"),
+            sql("file:///b|--table|market.bars|--partitions|%=2023-01-%|--parallel|2|--force|--key|/k|--where|a = 'b'"),
             "CALL backup('file:///b', table => 'market.bars', partitions => '%=2023-01-%', parallel => 2, force => true, \
-             key => '/k')"
+             key => '/k', where => 'a = ''b''')"
         );
         assert_eq!(sql("file:///b|--query|SELECT a FROM t|--json"), "CALL backup('file:///b', 'SELECT a FROM t')");
         assert_eq!(sql("list|file:///b"), "SELECT * FROM get_backup_list('file:///b')");
@@ -212,7 +216,7 @@ mod tests {
             sql("prune|file:///b|--keep|7|--older-than|30 days|--dry-run"),
             "CALL prune_backups('file:///b', keep => 7, older_than => '30 days', dry_run => true)"
         );
-        for wrong in ["", "file:///b|--database|a|--table|a.b", "file:///b|--partitions|x", "check"] {
+        for wrong in ["", "file:///b|--database|a|--table|a.b", "file:///b|--partitions|x", "file:///b|--where|x", "check"] {
             let line = std::iter::once("backup").chain(wrong.split('|').filter(|word| !word.is_empty()));
             assert!(Line::try_parse_from(line).is_err(), "{wrong}");
         }

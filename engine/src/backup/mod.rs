@@ -16,12 +16,14 @@
 //!
 //! `location` (where, and under which names) ← `manifest` (what a backup is) ← `catalog` (the backups of a location) ←
 //! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `write` (a backup of datafiles),
-//! `selected` (one of a query's rows), `check`, `prune`, `restore`. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
+//! `selected` (one of a query's rows), `check`, `prune`, `restore`. Both ways `choice` picks partitions, by `pattern` or
+//! condition. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
 
 mod catalog;
 mod check;
 mod copy;
 mod encryption;
+mod choice;
 mod location;
 mod manifest;
 mod mark;
@@ -35,6 +37,7 @@ mod write;
 pub use catalog::{BackupFacts, BackupSummary};
 pub use check::{BackupFault, CheckReport, FaultPlace};
 pub use encryption::{Identities, Recipients};
+pub use choice::{PartitionCondition, PartitionChoice};
 pub use location::BackupLocation;
 pub use manifest::{
     BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, SelectedRows,

@@ -11,7 +11,7 @@ use object_store::{ObjectStore as _, PutMode, PutOptions};
 use tailrace_wal::{HistoryId, Position};
 
 use super::{
-    BackupLocation, PartitionPattern,
+    BackupLocation, PartitionCondition, PartitionChoice, PartitionPattern,
     copy::{Incoming, copy_out, measure},
     encryption::Recipients,
     location::{data_name, manifest_name},
@@ -35,6 +35,8 @@ const EARLIER_MAX: usize = 32;
 pub struct BackupRequest {
     /// What; not [`BackupScope::Query`], whose rows come from elsewhere.
     pub scope: BackupScope,
+    /// Evaluates the condition that the scope names.
+    pub condition: Option<Arc<dyn PartitionCondition>>,
     /// Files under way at once; `None`: 4.
     pub parallel: Option<usize>,
     /// Writes all files anew, under new names.
@@ -46,7 +48,7 @@ pub struct BackupRequest {
 impl BackupRequest {
     /// A plain backup.
     pub fn new(scope: BackupScope) -> Self {
-        Self { scope, parallel: None, force: false, recipients: None }
+        Self { scope, condition: None, parallel: None, force: false, recipients: None }
     }
 }
 
@@ -151,7 +153,7 @@ impl Engine {
             written_bytes: 0,
             databases: Vec::new(),
         };
-        let held = self.hold(&request.scope).await?;
+        let held = self.hold(&request).await?;
         let writer = Writer { engine: self, location, request: &request, mark: &mark, task: &running.task };
         let mut report = writer.write(&held, &mut manifest).await?;
         drop(held);
@@ -191,18 +193,17 @@ impl Engine {
     }
 
     /// Flushes and holds what is asked for.
-    async fn hold(self: &Arc<Self>, scope: &BackupScope) -> Result<Vec<Held>> {
+    async fn hold(self: &Arc<Self>, request: &BackupRequest) -> Result<Vec<Held>> {
         let version = self.version();
         let named = |name: &str| -> Result<HistoryId> {
             let found = version.database(name).map(|database| database.id);
             found.ok_or_else(|| EngineError::NotFound { kind: "database", name: name.to_owned() })
         };
-        let (histories, table) = match scope {
+        let (histories, table) = match &request.scope {
             BackupScope::Cluster => (version.databases().map(|database| database.id).collect(), None),
             BackupScope::Database(database) => (vec![named(database)?], None),
-            BackupScope::Table { database, table, partitions } => {
-                let pattern = partitions.as_ref().map(PartitionPattern::new);
-                (vec![named(database)?], Some((table.as_str(), pattern)))
+            BackupScope::Table { database, table, .. } => {
+                (vec![named(database)?], Some((table.as_str(), choices(request)?)))
             }
             BackupScope::Query(_) => {
                 return Err(EngineError::Invalid("rows of a query are backed up as they come".to_owned()));
@@ -211,7 +212,7 @@ impl Engine {
         let mut held = Vec::with_capacity(histories.len());
         for history in histories {
             let source = self.repair_source(history).await?;
-            let wanted = table.as_ref().map(|(name, pattern)| (*name, pattern.as_ref()));
+            let wanted = table.as_ref().map(|(name, choices)| (*name, &choices[..]));
             let mut tables = select(&source.manifest, wanted)?;
             self.digest_held(&source, &mut tables).await?;
             held.push(Held { source, is_whole: table.is_none(), tables });
@@ -245,13 +246,28 @@ impl Engine {
     }
 }
 
-/// The tables and partitions that are wanted.
-fn select(manifest: &RepairManifest, wanted: Option<(&str, Option<&PartitionPattern>)>) -> Result<Vec<HeldTable>> {
+/// What picks partitions.
+fn choices(request: &BackupRequest) -> Result<Vec<PartitionChoice>> {
+    let BackupScope::Table { partitions, condition, .. } = &request.scope else { return Ok(Vec::new()) };
+    let mut choices: Vec<PartitionChoice> =
+        partitions.iter().map(|pattern| PartitionChoice::Pattern(PartitionPattern::new(pattern))).collect();
+    match (condition, &request.condition) {
+        (None, None) => {}
+        (Some(text), Some(condition)) if text == condition.text() => {
+            choices.push(PartitionChoice::Condition(condition.clone()));
+        }
+        _ => return Err(EngineError::Invalid("a backup's condition comes with its text and who evaluates it".to_owned())),
+    }
+    Ok(choices)
+}
+
+/// The tables and partitions that are wanted: of one table those that all choices pick.
+fn select(manifest: &RepairManifest, wanted: Option<(&str, &[PartitionChoice])>) -> Result<Vec<HeldTable>> {
     let mut tables = Vec::new();
     for (index, held) in manifest.tables.iter().enumerate() {
-        let pattern = match wanted {
-            None => None,
-            Some((name, pattern)) if name == held.table.name => pattern,
+        let choices = match wanted {
+            None => &[],
+            Some((name, choices)) if name == held.table.name => choices,
             Some(_) => continue,
         };
         let scheme = PartitionScheme::new(&held.table)?;
@@ -261,14 +277,16 @@ fn select(manifest: &RepairManifest, wanted: Option<(&str, Option<&PartitionPatt
                 last.metas.push(meta.clone());
                 continue;
             }
-            let values = scheme.describe(key)?;
-            if pattern.is_none_or(|pattern| pattern.matches(&values)) {
-                let name = partition_name(&values);
-                let (key, metas, digest) = (key.clone(), vec![meta.clone()], Digest::default());
-                partitions.push(HeldPartition { key, name, metas, digest });
-            }
+            let name = partition_name(&scheme.describe(key)?);
+            let (key, metas, digest) = (key.clone(), vec![meta.clone()], Digest::default());
+            partitions.push(HeldPartition { key, name, metas, digest });
         }
-        tables.push(HeldTable { table: index, is_whole: pattern.is_none(), partitions });
+        for choice in choices {
+            let keys: Vec<PartitionKey> = partitions.iter().map(|partition| partition.key.clone()).collect();
+            let mut chosen = choice.choose(&held.table, &keys)?.into_iter();
+            partitions.retain(|_| chosen.next().unwrap_or_default());
+        }
+        tables.push(HeldTable { table: index, is_whole: choices.is_empty(), partitions });
     }
     match wanted {
         Some((name, _)) if tables.is_empty() => {

@@ -20,7 +20,7 @@ use object_store::{
     path::Path as ObjectPath,
 };
 use tailrace_engine::{
-    BackupLocation, BackupRequest, BackupScope, BackupState, Engine, EngineError, Identities, PartitionPattern,
+    BackupLocation, BackupRequest, BackupScope, BackupState, Engine, EngineError, Identities, PartitionChoice, PartitionPattern,
     PointInTime, PruneRequest, Recipients, RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope,
     RestoreTarget, SelectedSource,
 };
@@ -38,6 +38,7 @@ fn table(partitions: Option<&str>) -> BackupScope {
         database: "market".into(),
         table: "bars".into(),
         partitions: partitions.map(ToOwned::to_owned),
+        condition: None,
     }
 }
 
@@ -45,7 +46,7 @@ fn restored_table(partitions: Option<&str>) -> RestoreScope {
     RestoreScope::Table {
         database: "market".into(),
         table: "bars".into(),
-        partitions: partitions.map(PartitionPattern::new),
+        partitions: partitions.map(|text| PartitionChoice::Pattern(PartitionPattern::new(text))).into_iter().collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use tailrace_engine::{BackupReport, BackupRequest, BackupScope, EngineError, Rec
 
 use super::{
     arguments::{Arguments, Parameter, Type},
-    place,
+    partition_condition, place,
 };
 use crate::{
     Result, Session, SqlError, feed,
@@ -21,30 +21,38 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("parallel", Type::Int),
     Parameter::optional("force", Type::Bool),
     Parameter::optional("key", Type::Text),
+    Parameter::optional("where", Type::Text),
 ];
 
 pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
     let instance = session.instance();
-    let (query, database, table, partitions) = (
+    let (query, database, table, partitions, condition) = (
         arguments.optional_text(1)?,
         arguments.optional_text(2)?,
         arguments.optional_text(3)?,
         arguments.optional_text(4)?,
+        arguments.optional_text(8)?,
     );
-    let scope = match (query, database, table, partitions) {
+    let picks = partitions.or(condition);
+    let scope = match (query, database, table, picks) {
         (Some(query), None, None, None) => BackupScope::Query(query.to_owned()),
         (None, None, None, None) => BackupScope::Cluster,
         (None, Some(database), None, None) => BackupScope::Database(database.to_owned()),
-        (None, database, Some(table), partitions) => {
+        (None, database, Some(table), _) => {
             let (database, table) = table_of(session, database, table)?;
-            BackupScope::Table { database, table, partitions: partitions.map(ToOwned::to_owned) }
+            BackupScope::Table {
+                database,
+                table,
+                partitions: partitions.map(ToOwned::to_owned),
+                condition: condition.map(ToOwned::to_owned),
+            }
         }
         (None, _, None, Some(_)) => {
             return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
         }
         (Some(_), ..) => {
             return Err(SqlError::new("22023", "a query says itself what is backed up")
-                .hint("leave out database, table and partitions"));
+                .hint("leave out database, table, partitions and where"));
         }
     };
     let recipients = match arguments.optional_text(7)? {
@@ -52,6 +60,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
         Some(path) => Some(Recipients::parse(&place::key_file(instance, path).await?)?),
     };
     let mut request = BackupRequest::new(scope);
+    request.condition = condition.map(|text| partition_condition::condition(session, text));
     request.parallel = parallel(arguments.optional_int(5)?)?;
     request.force = arguments.optional_bool(6)?.unwrap_or_default();
     request.recipients = recipients;

@@ -7,6 +7,7 @@ mod dead_letter;
 mod flush;
 mod forget_pin;
 mod job;
+mod partition_condition;
 pub(crate) mod place;
 mod prune_backups;
 mod remote_cluster;

@@ -17,7 +17,7 @@ use tailrace_wal::{CommitTime, Position, Seq};
 use url::Url;
 
 use super::{
-    BackupLocation, PartitionPattern,
+    BackupLocation, PartitionChoice,
     encryption::Identities,
     manifest::{BackupId, BackupManifest},
     parallel,
@@ -52,21 +52,21 @@ pub struct RestoreRequest {
 }
 
 /// What of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum RestoreScope {
     /// All that is in it.
     #[default]
     Everything,
     /// One database.
     Database(String),
-    /// One table, or those of its partitions that match.
+    /// One table, or those of its partitions that all filters pick.
     Table {
         /// Its database.
         database: String,
         /// Its name.
         table: String,
         /// Which partitions.
-        partitions: Option<PartitionPattern>,
+        partitions: Vec<PartitionChoice>,
     },
 }
 
