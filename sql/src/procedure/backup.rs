@@ -48,7 +48,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
             }
         }
         (None, _, None, Some(_)) => {
-            return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
+            return Err(SqlError::new("22023", "partitions and where are about a table").hint("table => 'market.bars'"));
         }
         (Some(_), ..) => {
             return Err(SqlError::new("22023", "a query says itself what is backed up")

@@ -55,7 +55,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
             RestoreScope::Table { database, table, partitions }
         }
         (_, None, _) => {
-            return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
+            return Err(SqlError::new("22023", "partitions and where are about a table").hint("table => 'market.bars'"));
         }
     };
     let into = match (into, &what) {
