@@ -9,6 +9,8 @@
 //! - A partition that an earlier backup of the location holds in the same state is not written again. What an interrupted
 //!   backup had finished is taken over by the next one, after its hash was checked.
 //! - What is read back is checked against length and hash before it is believed.
+//! - Backup and restore end soon when their request's `cancel` fires, and leave what a failure leaves: no backup, no part of a
+//!   database or of a table.
 //! - A restore names every conflict before it changes anything. A database that is not here is installed with one edit of
 //!   the manifest; rows of a table that is here come in one transaction. Run again, it finds nothing to do.
 //!
@@ -19,6 +21,7 @@
 //! `selected` (one of a query's rows), `check`, `prune`, `restore`. Both ways `choice` picks partitions, by `pattern` or
 //! condition. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
 
+mod cancel;
 mod catalog;
 mod check;
 mod copy;

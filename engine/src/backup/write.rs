@@ -9,9 +9,11 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectStore as _, PutMode, PutOptions};
 use tailrace_wal::{HistoryId, Position};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     BackupLocation, PartitionCondition, PartitionChoice, PartitionPattern,
+    cancel::unless_cancelled,
     copy::{Incoming, copy_out, measure},
     encryption::Recipients,
     location::{data_name, manifest_name},
@@ -43,12 +45,14 @@ pub struct BackupRequest {
     pub force: bool,
     /// For whom files are encrypted.
     pub recipients: Option<Recipients>,
+    /// Ends it early: then there is none, and what was finished serves the next one.
+    pub cancel: CancellationToken,
 }
 
 impl BackupRequest {
     /// A plain backup.
     pub fn new(scope: BackupScope) -> Self {
-        Self { scope, condition: None, parallel: None, force: false, recipients: None }
+        Self { scope, condition: None, parallel: None, force: false, recipients: None, cancel: CancellationToken::new() }
     }
 }
 
@@ -116,10 +120,11 @@ enum Way {
 }
 
 impl Engine {
-    /// Makes a backup. It can be given up at any moment by dropping the future: then there is none, and what was
-    /// finished serves the next one.
+    /// Makes a backup. It can be given up at any moment by `request.cancel`, or by dropping the future: then there is none,
+    /// and what was finished serves the next one.
     ///
     /// # Errors
+    /// [`EngineError::Cancelled`] when `request.cancel` fired before the manifest was put.
     /// [`EngineError::Conflict`] while the location is being pruned.
     pub async fn backup(self: &Arc<Self>, location: &BackupLocation, request: BackupRequest) -> Result<BackupReport> {
         let id = BackupId::new(self.clock.now(), self.clock.random());
@@ -140,8 +145,21 @@ impl Engine {
         running: &Running,
     ) -> Result<BackupReport> {
         self.check_open()?;
+        let mark = unless_cancelled(&request.cancel, "the backup", self.mark_backup(location, &id)).await?;
+        let made = self.backup_marked(location, &request, id, running, &mark).await;
+        mark.release().await;
+        made
+    }
+
+    async fn backup_marked(
+        self: &Arc<Self>,
+        location: &BackupLocation,
+        request: &BackupRequest,
+        id: BackupId,
+        running: &Running,
+        mark: &Mark,
+    ) -> Result<BackupReport> {
         let (started, begun) = (self.clock.now(), self.clock.monotonic());
-        let mark = self.mark_backup(location, &id).await?;
         let mut manifest = BackupManifest {
             format: BackupManifest::FORMAT,
             id,
@@ -153,12 +171,13 @@ impl Engine {
             written_bytes: 0,
             databases: Vec::new(),
         };
-        let held = self.hold(&request).await?;
-        let writer = Writer { engine: self, location, request: &request, mark: &mark, task: &running.task };
-        let mut report = writer.write(&held, &mut manifest).await?;
-        drop(held);
+        let mut report = unless_cancelled(&request.cancel, "the backup", async {
+            let held = self.hold(request).await?;
+            let writer = Writer { engine: self, location, request, mark, task: &running.task };
+            writer.write(&held, &mut manifest).await
+        })
+        .await?;
         self.publish_backup(location, &mut manifest).await?;
-        mark.release().await;
         report.elapsed = self.clock.monotonic().saturating_sub(begun);
         tracing::info!(
             backup = %report.id, %location, files = report.files, written = report.written_files,

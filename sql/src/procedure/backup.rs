@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt as _;
 use tailrace_engine::{BackupReport, BackupRequest, BackupScope, EngineError, Recipients, SelectedSource};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::{Arguments, Parameter, Type},
@@ -24,7 +25,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("where", Type::Text),
 ];
 
-pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
+pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &CancellationToken) -> Result<Vec<String>> {
     let instance = session.instance();
     let (query, database, table, partitions, condition) = (
         arguments.optional_text(1)?,
@@ -64,6 +65,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
     request.parallel = parallel(arguments.optional_int(5)?)?;
     request.force = arguments.optional_bool(6)?.unwrap_or_default();
     request.recipients = recipients;
+    request.cancel = stop.clone();
     let url = arguments.text(0)?;
     let report = match query {
         None => {

@@ -5,10 +5,11 @@ use datafusion::{
     common::ScalarValue,
 };
 use tailrace_engine::{
-    Identities, PartitionChoice, PartitionPattern, PointInTime, RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope,
-    RestoreTarget,
+    Identities, PartitionChoice, PartitionPattern, PointInTime, RestoreMode, RestorePoint, RestoreReport,
+    RestoreRequest, RestoreScope, RestoreTarget,
 };
 use tailrace_wal::{CommitTime, Seq};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::{Arguments, Parameter, Type},
@@ -35,7 +36,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("where", Type::Text),
 ];
 
-pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
+pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &CancellationToken) -> Result<Vec<String>> {
     let instance = session.instance();
     let (database, table, partitions, into) = (
         arguments.optional_text(2)?,
@@ -103,6 +104,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
         parallel: parallel(arguments.optional_int(9)?)?,
         identities,
         until: until.map(|target| PointInTime { target, archive }),
+        cancel: stop.clone(),
     };
     let dry_run = request.dry_run;
     let location = place::location(instance, arguments.text(0)?, false).await?;
