@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    backup::{polled, tell_task},
+    backup::{polled, tell_notices, tell_task},
     client::{Call, ClientArgs, ClientError, Node, finish, with_progress},
 };
 
@@ -87,7 +87,10 @@ async fn restore(args: &RestoreArgs) -> Result<(), ClientError> {
     }
     let node = Node::connect(client, "restore", None).await?;
     let answer = with_progress(client, "restore", polled(), node.ask(&sql)).await?;
-    tell_task(&node, &answer, client).await
+    match args.dry_run {
+        true => tell_notices(&answer, client),
+        false => tell_task(&node, &answer, client).await,
+    }
 }
 
 fn statement(args: &RestoreArgs) -> String {

@@ -17,7 +17,8 @@
 //! # Files
 //!
 //! `location` (where, and under which names) ← `manifest` (what a backup is) ← `catalog` (the backups of a location) ←
-//! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `write` (a backup of datafiles),
+//! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `hold` (what is wanted), `earlier` (what is
+//! there already) ← `write` (a backup of datafiles), `estimate` (what it would write),
 //! `selected` (one of a query's rows), `check`, `prune`, `restore`. Both ways `choice` picks partitions, by `pattern` or
 //! condition. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
 
@@ -25,7 +26,10 @@ mod cancel;
 mod catalog;
 mod check;
 mod copy;
+mod earlier;
 mod encryption;
+mod estimate;
+mod hold;
 mod choice;
 mod location;
 mod manifest;
@@ -40,6 +44,7 @@ mod write;
 pub use catalog::{BackupFacts, BackupSummary};
 pub use check::{BackupFault, CheckReport, FaultPlace};
 pub use encryption::{Identities, Recipients};
+pub use estimate::{BackupEstimate, EstimatedTable};
 pub use choice::{PartitionCondition, PartitionChoice};
 pub use location::BackupLocation;
 pub use manifest::{

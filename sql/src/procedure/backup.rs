@@ -1,7 +1,10 @@
 //! `backup(url, …)`: a cluster, a database, a table, some of its partitions, or the rows of a query.
 
 use futures::TryStreamExt as _;
-use tailrace_engine::{BackupReport, BackupRequest, BackupScope, EngineError, Recipients, SelectedSource};
+use tailrace_engine::{
+    BackupEstimate, BackupReport, BackupRequest, BackupScope, EngineError, EstimatedTable, Recipients, SelectedSource,
+};
+use tailrace_wal::Position;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,6 +26,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("force", Type::Bool),
     Parameter::optional("key", Type::Text),
     Parameter::optional("where", Type::Text),
+    Parameter::optional("dry_run", Type::Bool),
 ];
 
 pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &CancellationToken) -> Result<Vec<String>> {
@@ -67,6 +71,14 @@ pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &Cancell
     request.recipients = recipients;
     request.cancel = stop.clone();
     let url = arguments.text(0)?;
+    if arguments.optional_bool(9)?.unwrap_or_default() {
+        if query.is_some() {
+            return Err(SqlError::unsupported("dry_run of a backup by query")
+                .hint("all of its rows are written each time: SELECT count(*) counts them"));
+        }
+        let location = place::look(instance, url).await?;
+        return Ok(foretell(&instance.engine.estimate_backup(&location, &request).await?));
+    }
     let report = match query {
         None => {
             let location = place::location(instance, url, true).await?;
@@ -120,9 +132,49 @@ async fn of_query(session: &Session, url: &str, text: &str, request: BackupReque
     Ok(instance.engine.backup_rows(&location, request, source, rows).await?)
 }
 
+/// What a backup would do, a line for each table.
+fn foretell(estimate: &BackupEstimate) -> Vec<String> {
+    let line = |table: &EstimatedTable| {
+        let resumed = match table.resumed_files {
+            0 => String::new(),
+            files => format!(", take {files} files over from an interrupted backup"),
+        };
+        format!(
+            "table {}.{}: {} partitions with {} rows in {} files of {} bytes; write {} partitions, {} files of {} bytes\
+             {resumed}",
+            table.database,
+            table.table,
+            table.partitions,
+            table.rows,
+            table.files,
+            table.bytes,
+            table.written_partitions,
+            table.written_files,
+            table.written_bytes
+        )
+    };
+    let mut lines: Vec<String> = estimate.tables.iter().map(line).collect();
+    let sum = |of: fn(&EstimatedTable) -> u64| estimate.tables.iter().map(of).sum::<u64>();
+    lines.push(format!(
+        "nothing was written, this was a dry run: a backup would hold {}, and write {} of {} partitions, {} of {} files, {} of \
+         {} bytes",
+        positions(&estimate.databases),
+        sum(|table| table.written_partitions),
+        sum(|table| table.partitions),
+        sum(|table| table.written_files),
+        sum(|table| table.files),
+        sum(|table| table.written_bytes),
+        sum(|table| table.bytes)
+    ));
+    lines
+}
+
+fn positions(databases: &[(String, Position)]) -> String {
+    let positions = databases.iter().map(|(name, position)| format!("{name} at seq {}", position.seq));
+    positions.collect::<Vec<_>>().join(", ")
+}
+
 fn describe(report: &BackupReport) -> String {
-    let positions: Vec<String> =
-        report.databases.iter().map(|(name, position)| format!("{name} at seq {}", position.seq)).collect();
     let resumed = match report.resumed_files {
         0 => String::new(),
         files => format!(", {files} files taken over from an interrupted backup"),
@@ -131,7 +183,7 @@ fn describe(report: &BackupReport) -> String {
         "backup {}: {}; {} partitions with {} rows in {} files of {} bytes, written {} partitions, {} files of {} bytes\
          {resumed}, in {:.3} s",
         report.id,
-        positions.join(", "),
+        positions(&report.databases),
         report.partitions,
         report.rows,
         report.files,

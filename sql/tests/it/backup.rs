@@ -1,6 +1,19 @@
-//! Backup and restore by statements: what picks partitions.
+//! Backup and restore by statements: what picks partitions, and what would be done.
+
+use tailrace_sql::Outcome;
+use tokio_util::sync::CancellationToken;
 
 use crate::node::{Client, Node};
+
+/// What a CALL says.
+async fn notices(client: &Client, sql: &str) -> Vec<String> {
+    let statement = client.0.parse(sql).unwrap().remove(0);
+    match client.0.execute(&statement, Vec::new(), CancellationToken::new()).await {
+        Ok(Outcome::Done { notices, .. }) => notices.into_iter().map(|notice| notice.text).collect(),
+        Ok(Outcome::Rows(_)) => panic!("{sql} gave rows"),
+        Err(error) => panic!("{sql}: {error:?}"),
+    }
+}
 
 /// Days 8 to 12 of a January with 100 rows each, on two exchanges.
 async fn bars(client: &Client) {
@@ -41,10 +54,10 @@ async fn a_condition_picks_whole_partitions() {
     client.tag(&both).await;
     assert_eq!(client.rows("SELECT count(*) FROM some WHERE exchange = 'SH'").await, ["50"]);
     // What is here of other partitions stays, in every mode.
-    client.tag("DELETE FROM bars WHERE id < 250").await;
+    client.tag("INSERT INTO bars SELECT * FROM bars").await;
     let replace = restore("at < ''2023-01-09''", "market.bars").replace("create => true", "mode => 'replace'");
     client.tag(&replace).await;
-    assert_eq!(client.rows("SELECT count(*) FROM bars").await, ["300"]);
+    assert_eq!(client.rows("SELECT count(*) FROM bars").await, ["900"]);
     assert_eq!(client.rows("SELECT count(*) FROM bars WHERE at < '2023-01-09'").await, ["100"]);
 
     for (condition, words) in [
@@ -67,4 +80,40 @@ async fn a_condition_picks_whole_partitions() {
     }
     let listed = client.rows(&format!("SELECT count(*) FROM get_backup_list('{place}')")).await;
     assert_eq!(listed, ["2"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_backup_writes_nothing_and_foretells_what_a_backup_writes() {
+    let (node, client) = Node::market().await;
+    bars(&client).await;
+    let folder = node.folder.path().canonicalize().unwrap().join("files/backups");
+    let place = folder.display();
+    let backup = format!("CALL backup('{place}', database => 'market')");
+    let dry = backup.replace(")", ", dry_run => true)");
+    let said = notices(&client, &dry).await;
+    assert!(!folder.exists(), "not even the folder");
+    assert!(said[0].contains("10 partitions with 500 rows") && said[0].contains("write 10 partitions"), "{said:?}");
+    assert!(said[1].contains("nothing was written") && said[1].contains("market at seq 3"), "{said:?}");
+    // `write 1 partitions, 1 files of 1234 bytes` in both, behind different words.
+    let written = |said: &str| {
+        let (_, rest) = said.split_once("write ").or_else(|| said.split_once("written ")).unwrap();
+        rest.split(" bytes").next().unwrap().to_owned()
+    };
+    let done = notices(&client, &backup).await;
+    assert_eq!(written(&done[0]), written(&said[0]));
+    client.tag("INSERT INTO bars VALUES (7, '2023-01-10', 'SH')").await;
+    let before = client.rows(&format!("SELECT count(*) FROM get_backup_list('{place}')")).await;
+    let said = notices(&client, &dry).await;
+    assert!(said[0].contains("write 1 partitions, 1 files"), "{said:?}");
+    assert_eq!(client.rows(&format!("SELECT count(*) FROM get_backup_list('{place}')")).await, before);
+    let done = notices(&client, &backup).await;
+    assert_eq!(written(&done[0]), written(&said[0]));
+    let said = notices(&client, &dry).await;
+    assert!(said[0].contains("write 0 partitions, 0 files of 0 bytes"), "{said:?}");
+    let forced = notices(&client, &dry.replace(", dry_run", ", force => true, dry_run")).await;
+    assert!(forced[0].contains("write 10 partitions"), "{forced:?}");
+    // It is refused where a backup is.
+    assert_eq!(client.state(&dry.replace("'market'", "'none'")).await, "3F000");
+    assert_eq!(client.state("CALL backup('/etc/backups', dry_run => true)").await, "42501");
+    assert_eq!(client.state(&format!("CALL backup('{place}', 'SELECT * FROM bars', dry_run => true)")).await, "0A000");
 }
