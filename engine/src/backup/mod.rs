@@ -17,7 +17,7 @@
 //! # Files
 //!
 //! `location` (where, and under which names) ← `manifest` (what a backup is) ← `catalog` (the backups of a location) ←
-//! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `hold` (what is wanted), `earlier` (what is
+//! `copy` (files, checked on their way; `encryption`; `sealed`, read where they lie), `mark` (who works there now) ← `hold` (what is wanted), `earlier` (what is
 //! there already) ← `write` (a backup of datafiles), `estimate` (what it would write),
 //! `selected` (one of a query's rows), `check`, `prune`, `restore`. Both ways `choice` picks partitions, by `pattern` or
 //! condition. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
@@ -25,12 +25,12 @@
 mod cancel;
 mod catalog;
 mod check;
+mod choice;
 mod copy;
 mod earlier;
 mod encryption;
 mod estimate;
 mod hold;
-mod choice;
 mod location;
 mod manifest;
 mod mark;
@@ -38,14 +38,15 @@ mod pattern;
 mod progress;
 mod prune;
 mod restore;
+mod sealed;
 mod selected;
 mod write;
 
 pub use catalog::{BackupFacts, BackupSummary};
 pub use check::{BackupFault, CheckReport, FaultPlace};
+pub use choice::{PartitionChoice, PartitionCondition};
 pub use encryption::{Identities, Recipients};
 pub use estimate::{BackupEstimate, EstimatedTable};
-pub use choice::{PartitionCondition, PartitionChoice};
 pub use location::BackupLocation;
 pub use manifest::{
     BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, SelectedRows,
