@@ -116,6 +116,7 @@ impl Engine {
             waiting: 0,
         };
         let partitions = unless_cancelled(&request.cancel, "the backup", async {
+            self.check_not_pruned(location).await?;
             while let Some(batch) = rows.try_next().await? {
                 writer.take(batch).await?;
                 mark.keep(&*self.clock).await?;

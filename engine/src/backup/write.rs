@@ -149,6 +149,7 @@ impl Engine {
             databases: Vec::new(),
         };
         let mut report = unless_cancelled(&request.cancel, "the backup", async {
+            self.check_not_pruned(location).await?;
             let held = self.hold(request).await?;
             let writer = Writer { engine: self, location, request, mark, task: &running.task };
             writer.write(&held, &mut manifest).await
@@ -163,18 +164,18 @@ impl Engine {
         Ok(report)
     }
 
-    /// Marks that a backup is under way, unless the location is being pruned.
+    /// Marks that a backup is under way. Whoever has it releases it at the end, whatever that is.
     pub(super) async fn mark_backup(&self, location: &BackupLocation, id: &BackupId) -> Result<Mark> {
-        let mark = Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await?;
+        Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await
+    }
+
+    /// Refuses a location that is being pruned. A mark of one's own comes first.
+    pub(super) async fn check_not_pruned(&self, location: &BackupLocation) -> Result<()> {
         let is_alive = |id: &str| self.backups.is_running(id);
         let others = living(location, self.node, is_alive, self.clock.now()).await?;
         match others.iter().find(|other| other.work == Work::Prune) {
-            None => Ok(mark),
-            Some(prune) => {
-                let error = occupied(location, prune);
-                mark.release().await;
-                Err(error)
-            }
+            None => Ok(()),
+            Some(prune) => Err(occupied(location, prune)),
         }
     }
 
