@@ -104,10 +104,14 @@ async fn run(session: &Session, source: &dyn Source, request: &Request, progress
         }
         // Nothing is made for a table that cannot be.
         there.definition(&name.table)?;
-        create_database(session, &database, true).await?;
-        version = local.engine.version();
+        if !request.dry_run {
+            create_database(session, &database, true).await?;
+            version = local.engine.version();
+        }
     }
-    local.engine.begin(&database)?;
+    if version.database(&database).is_some() {
+        local.engine.begin(&database)?;
+    }
     let mut report = Report::default();
     if version.database(&database).is_none_or(|found| found.table(&name.table).is_none()) {
         if !request.create {

@@ -222,9 +222,15 @@ async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     // A table that is not here is not made.
     here.tag("DROP TABLE market.bars").await;
     synchronize(&here.0, &there, dry.clone()).await.unwrap_err();
-    let report = synchronize(&here.0, &there, Request { create: true, ..dry }).await.unwrap();
+    let creates = Request { create: true, ..dry };
+    let report = synchronize(&here.0, &there, creates.clone()).await.unwrap();
     assert_eq!(actions(&report), [(Action::Copy, 1), (Action::Copy, 2), (Action::Copy, 1)]);
     assert_eq!(here.state("SELECT * FROM market.bars").await, "42P01");
+    // Nor its database.
+    here.tag("DROP DATABASE market").await;
+    let report = synchronize(&here.0, &there, creates).await.unwrap();
+    assert_eq!(report.partitions.len(), 3);
+    assert!(here_node.engine.version().database("market").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
