@@ -40,19 +40,28 @@ impl Engine {
     }
 
     pub(crate) async fn drop_database_here(self: Arc<Self>, name: String) -> Result<Receipt> {
-        match self.drop_database_once(&name, false).await {
+        match self.drop_database_once(&name, false, false).await {
             Err(error) if error.is_full() => {
                 // What a flush had written, or a failed one had taken, is free for what makes space.
-                self.drop_database_once(&name, true).await
+                self.drop_database_once(&name, true, false).await
             }
             outcome => outcome,
         }
     }
 
-    async fn drop_database_once(&self, name: &str, alone: bool) -> Result<Receipt> {
+    /// Drops a database that has no table.
+    pub(crate) async fn drop_empty_database(self: &Arc<Self>, name: &str) -> Result<Receipt> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        self.to_the_end(async move { engine.drop_database_once(&name, false, true).await }).await
+    }
+
+    async fn drop_database_once(&self, name: &str, alone: bool, only_empty: bool) -> Result<Receipt> {
         let _names = self.names.lock().await;
         let database = self.database_named(name)?;
         let _ddl = database.ddl.lock().await;
+        if only_empty && database.version().tables().next().is_some() {
+            return Err(EngineError::Conflict(format!("database {name:?} has tables")));
+        }
         let admission = self.admit_end(&database, false, alone).await?;
         let part = body_part::<()>(Operation::DropDatabase, TableId(0), None)?;
         let receipt = self.commit_ddl(&database, admission, part, Effect::DropDatabase).await?;

@@ -144,6 +144,9 @@ pub enum EngineError {
         /// Why it is lost.
         reason: String,
     },
+    /// Whoever asked for it asked for its end; the message says what stays done.
+    #[error("{0}")]
+    Cancelled(String),
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     Closed,

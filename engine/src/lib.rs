@@ -93,11 +93,11 @@ mod version;
 pub use admission::SeenPartition;
 pub use archive::{ArchiveConfig, open_archive};
 pub use backup::{
-    BackupDatabase, BackupFacts, BackupFault, BackupFile, BackupId, BackupKind, BackupLocation, BackupManifest,
-    BackupPartition, BackupReport, BackupRequest, BackupScope, BackupState, BackupStatus, BackupSummary, BackupTable,
-    CheckReport, FaultPlace, Identities, PartitionPattern, PointInTime, PruneReport, PruneRequest, Recipients,
-    RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope, RestoreTarget, SelectedRows,
-    SelectedSource,
+    BackupDatabase, BackupEstimate, BackupFacts, BackupFault, BackupFile, BackupId, BackupKind, BackupLocation,
+    BackupManifest, BackupPartition, BackupReport, BackupRequest, BackupScope, BackupState, BackupStatus,
+    BackupSummary, BackupTable, CheckReport, EstimatedTable, FaultPlace, Identities, PartitionChoice,
+    PartitionCondition, PartitionPattern, PointInTime, PruneReport, PruneRequest, Recipients, RestoreMode,
+    RestorePoint, RestoreReport, RestoreRequest, RestoreScope, RestoreTarget, SelectedRows, SelectedSource,
 };
 pub use changes::{
     COMMIT_TIME_COLUMN, Changes, ChangesRequest, DROP_PARTITION, FEED_COLUMNS, INSERT, OPERATION_COLUMN,

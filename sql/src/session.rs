@@ -375,9 +375,13 @@ impl Session {
             Kind::DropPartition(drop) => boxed(|| drop_partition::drop_partition(self, drop, &mut guard)).await,
             Kind::Call { name, arguments } => {
                 self.outside_transaction("CALL")?;
-                let called = boxed(|| call::call(self, name, arguments, parameters));
-                // What changes something is not left in its middle.
-                let outcome = if procedure::may_end(name) { guard.run(called).await? } else { called.await? };
+                let stop = CancellationToken::new();
+                let called = boxed(|| call::call(self, name, arguments, parameters, &stop));
+                // What changes something is not left in its middle: it is told, and ends where it can.
+                let outcome = match procedure::may_end(name) {
+                    true => guard.run(called).await?,
+                    false => guard.stop(&stop, called).await?,
+                };
                 match outcome {
                     Outcome::Rows(rows) => Ok(Outcome::Rows(guard.rows(rows))),
                     done => Ok(done),

@@ -67,9 +67,15 @@ struct Make {
     /// Its partitions of that name: % stands for any text, ? for one character.
     #[arg(long, value_name = "PATTERN", requires = "table")]
     partitions: Option<String>,
+    /// Its partitions for which this SQL expression over partition columns holds, e.g. "datetime >= '2023-01-08'".
+    #[arg(long = "where", value_name = "EXPRESSION", requires = "table")]
+    filter: Option<String>,
     /// The rows and columns of this query.
     #[arg(long, value_name = "SELECT")]
     query: Option<String>,
+    /// Only says what it would write.
+    #[arg(long, conflicts_with = "query")]
+    dry_run: bool,
     /// Files at a time.
     #[arg(long, value_name = "COUNT")]
     parallel: Option<u64>,
@@ -97,7 +103,10 @@ async fn backup(args: &BackupArgs) -> Result<(), ClientError> {
     match &args.action {
         None => {
             let answer = with_progress(client, "backup", polled(), node.ask(&sql)).await?;
-            tell_task(&node, &answer, client).await
+            match args.make.dry_run {
+                true => tell_notices(&answer, client),
+                false => tell_task(&node, &answer, client).await,
+            }
         }
         Some(Action::List { .. }) => Ok(print(&node.ask(&sql).await?, client.json)?),
         Some(Action::Check { .. }) => {
@@ -112,21 +121,24 @@ async fn backup(args: &BackupArgs) -> Result<(), ClientError> {
         }
         Some(Action::Prune { .. }) => {
             let answer = node.ask(&sql).await?;
-            if client.json {
-                println!("{}", serde_json::json!({ "notices": answer.notices }));
-            } else {
-                answer.notices.iter().for_each(|notice| println!("{notice}"));
-            }
-            Ok(())
+            tell_notices(&answer, client)
         }
     }
+}
+
+/// What was said, or would be done.
+pub(crate) fn tell_notices(answer: &Answer, client: &ClientArgs) -> Result<(), ClientError> {
+    match client.json {
+        true => println!("{}", serde_json::json!({ "notices": answer.notices })),
+        false => answer.notices.iter().for_each(|notice| println!("{notice}")),
+    }
+    Ok(())
 }
 
 /// What a backup or restore came to: its notices, or with --json its row of `get_backup_status()`.
 pub(crate) async fn tell_task(node: &Node, answer: &Answer, client: &ClientArgs) -> Result<(), ClientError> {
     if !client.json {
-        answer.notices.iter().for_each(|notice| println!("{notice}"));
-        return Ok(());
+        return tell_notices(answer, client);
     }
     answer.notices.iter().for_each(|notice| eprintln!("notice: {notice}"));
     let backup =
@@ -176,6 +188,8 @@ fn statement(args: &BackupArgs) -> String {
                 .number("parallel", make.parallel)
                 .switch("force", make.force)
                 .named("key", make.key.as_deref())
+                .named("where", make.filter.as_deref())
+                .switch("dry_run", make.dry_run)
                 .sql()
         }
     }
@@ -201,18 +215,26 @@ mod tests {
     fn statements() {
         assert_eq!(sql("file:///b"), "CALL backup('file:///b')");
         assert_eq!(
-            sql("file:///b|--table|market.bars|--partitions|%=2023-01-%|--parallel|2|--force|--key|/k"),
+            sql("file:///b|--table|market.bars|--partitions|%=2023-01-%|--parallel|2|--force|--key|/k|--where|a = 'b'"),
             "CALL backup('file:///b', table => 'market.bars', partitions => '%=2023-01-%', parallel => 2, force => true, \
-             key => '/k')"
+             key => '/k', where => 'a = ''b''')"
         );
         assert_eq!(sql("file:///b|--query|SELECT a FROM t|--json"), "CALL backup('file:///b', 'SELECT a FROM t')");
+        assert_eq!(sql("file:///b|--dry-run"), "CALL backup('file:///b', dry_run => true)");
         assert_eq!(sql("list|file:///b"), "SELECT * FROM get_backup_list('file:///b')");
         assert_eq!(sql("check|file:///b|--backup|x"), "SELECT * FROM check_backup('file:///b', 'x')");
         assert_eq!(
             sql("prune|file:///b|--keep|7|--older-than|30 days|--dry-run"),
             "CALL prune_backups('file:///b', keep => 7, older_than => '30 days', dry_run => true)"
         );
-        for wrong in ["", "file:///b|--database|a|--table|a.b", "file:///b|--partitions|x", "check"] {
+        for wrong in [
+            "",
+            "file:///b|--database|a|--table|a.b",
+            "file:///b|--partitions|x",
+            "file:///b|--where|x",
+            "file:///b|--dry-run|--query|x",
+            "check",
+        ] {
             let line = std::iter::once("backup").chain(wrong.split('|').filter(|word| !word.is_empty()));
             assert!(Line::try_parse_from(line).is_err(), "{wrong}");
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    backup::{polled, tell_task},
+    backup::{polled, tell_notices, tell_task},
     client::{Call, ClientArgs, ClientError, Node, finish, with_progress},
 };
 
@@ -31,6 +31,9 @@ pub(crate) struct RestoreArgs {
     /// Its partitions of that name: % stands for any text, ? for one character.
     #[arg(long, value_name = "PATTERN", requires = "table")]
     partitions: Option<String>,
+    /// Its partitions for which this SQL expression over partition columns holds, e.g. "datetime >= '2023-01-08'".
+    #[arg(long = "where", value_name = "EXPRESSION", requires = "table")]
+    filter: Option<String>,
     /// Under another name: of the database, or `database.table` of the table.
     #[arg(long, value_name = "NAME")]
     into: Option<String>,
@@ -84,7 +87,10 @@ async fn restore(args: &RestoreArgs) -> Result<(), ClientError> {
     }
     let node = Node::connect(client, "restore", None).await?;
     let answer = with_progress(client, "restore", polled(), node.ask(&sql)).await?;
-    tell_task(&node, &answer, client).await
+    match args.dry_run {
+        true => tell_notices(&answer, client),
+        false => tell_task(&node, &answer, client).await,
+    }
 }
 
 fn statement(args: &RestoreArgs) -> String {
@@ -95,6 +101,7 @@ fn statement(args: &RestoreArgs) -> String {
         .named("database", args.database.as_deref())
         .named("table", args.table.as_deref())
         .named("partitions", args.partitions.as_deref())
+        .named("where", args.filter.as_deref())
         .named("into", args.into.as_deref())
         .switch("create", args.create)
         .named("mode", mode.as_ref().map(|mode| mode.get_name()))
@@ -129,6 +136,10 @@ mod tests {
             sql("file:///b|--table|market.bars|--into|copy.bars|--create|--mode|replace|--dry-run|--to-seq|9"),
             "CALL restore('file:///b', table => 'market.bars', into => 'copy.bars', create => true, mode => 'replace', \
              dry_run => true, to_seq => 9)"
+        );
+        assert_eq!(
+            sql("file:///b|--table|a.b|--where|at >= '2023-01-08'"),
+            "CALL restore('file:///b', table => 'a.b', where => 'at >= ''2023-01-08''')"
         );
         for wrong in ["file:///b|--to-seq|1|--to-time|x", "file:///b|--partitions|x", "file:///b|--mode|some"] {
             assert!(Line::try_parse_from(std::iter::once("restore").chain(wrong.split('|'))).is_err(), "{wrong}");

@@ -33,6 +33,9 @@ pub(crate) struct SyncArgs {
     /// Makes the table where it is not here.
     #[arg(long)]
     create: bool,
+    /// Only says what it would do: COPY, REPLACE, REMOVE.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Runs the command; it has told everything when it returns.
@@ -75,7 +78,7 @@ fn statement(args: &SyncArgs) -> String {
     if args.keep_extra {
         sql = sql.off("delete_extra");
     }
-    sql.switch("create", args.create).sql()
+    sql.switch("create", args.create).switch("dry_run", args.dry_run).sql()
 }
 
 #[cfg(test)]
@@ -96,9 +99,9 @@ mod tests {
             |line: &str| statement(&Line::try_parse_from(std::iter::once("sync").chain(line.split('|'))).unwrap().args);
         assert_eq!(sql("siteb|market.bars"), "CALL synchronize('siteb', 'market.bars')");
         assert_eq!(
-            sql("siteb|market.bars|--where|day = '2023-01-08'|--at-once|--parallel|2|--keep-extra|--create"),
+            sql("siteb|market.bars|--where|day = '2023-01-08'|--at-once|--parallel|2|--keep-extra|--create|--dry-run"),
             "CALL synchronize('siteb', 'market.bars', where => 'day = ''2023-01-08''', by_partition => false, parallel => 2, \
-             delete_extra => false, create => true)"
+             delete_extra => false, create => true, dry_run => true)"
         );
     }
 }

@@ -7,10 +7,11 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tailrace_wal::ArchiveEntry;
 
 use crate::{
     archive::Server,
-    harness::{CREATE_TICKS, Node, SUMS, Site, copy, create_ticks, insert, seed, sums},
+    harness::{CREATE_TICKS, Node, PATIENCE, SUMS, Site, copy, create_ticks, insert, seed, sums},
 };
 
 /// How often a node is killed in each test.
@@ -309,12 +310,44 @@ async fn a_point_in_time_comes_from_the_archive_of_a_node_that_is_gone() {
     }
     let (_, words) = other.connect().await.refusal(&restore(8, "beyond")).await;
     assert!(words.contains("ends at seq 7"), "{words}");
-    // A segment of the archive is lost.
-    let segments: Vec<_> = files(&archive).into_iter().filter(|path| !path.contains("manifest")).collect();
-    std::fs::remove_file(&segments[segments.len() / 2]).unwrap();
+    // One segment from the middle of the archive is lost: what it held is named.
+    let node_id = std::fs::read_dir(&archive).unwrap().next().unwrap().unwrap().file_name();
+    let opened = tailrace_engine::open_archive(&archived, node_id.to_str().unwrap().parse().unwrap()).unwrap();
+    opened.refresh().await.unwrap();
+    let history = other.sql(&format!("SELECT DISTINCT history FROM get_backup_meta('{url}')")).await[0][0].clone();
+    let lost = opened.entries().into_iter().find_map(|entry| match &*entry {
+        ArchiveEntry::Segment(segment) => {
+            let held = segment.histories.iter().find(|held| held.history.to_string() == history)?;
+            (held.after.0 >= 4 && held.upto.0 <= 6 && held.after < held.upto).then_some((
+                segment.first.0,
+                held.after.0,
+                held.upto.0,
+            ))
+        }
+        ArchiveEntry::Gap(gap) => panic!("{gap:?}"),
+    });
+    let (first, after, upto) = lost.expect("a segment of its own holds a transaction in the middle");
+    let is_lost = |path: &String| path.contains(&format!("segments/{first:020}-"));
+    let segments: Vec<String> = files(&archive).into_iter().filter(is_lost).collect();
+    assert_eq!(segments.len(), 1, "{segments:?}");
+    std::fs::remove_file(&segments[0]).unwrap();
+    let stored = || files(&other.dir).into_iter().filter(|path| path.ends_with(".parquet")).collect::<Vec<_>>();
+    let before = stored();
     let (_, words) = other.connect().await.refusal(&restore(7, "gap")).await;
-    println!("with a segment gone: {words}");
+    let which =
+        if upto == after + 1 { format!("transaction {upto}") } else { format!("transactions {} to {upto}", after + 1) };
+    for wanted in [which, history, format!("restore to seq {after} at most")] {
+        assert!(words.contains(&wanted), "{words}: {wanted}");
+    }
     assert_eq!(other.sql("SELECT count(*) FROM system.databases WHERE name = 'gap'").await, [["0"]]);
+    // Files that were fetched are removed in the background.
+    let deadline = Instant::now() + PATIENCE;
+    while stored() != before {
+        assert!(Instant::now() < deadline, "{:?} remain", stored());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    other.sql(&restore(after as u32, "whole")).await;
+    assert_eq!(other.sql(&sums_of("whole")).await, [sums(0..(after - 2) * 100)]);
 }
 
 fn files(folder: &Path) -> Vec<String> {

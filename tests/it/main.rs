@@ -29,6 +29,7 @@ mod port;
 
 mod archive;
 mod backup;
+mod backup_cancel;
 mod backup_shell;
 mod binary;
 mod burst;

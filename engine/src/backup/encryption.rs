@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use age::{Decryptor, Encryptor, IdentityFile, stream::StreamWriter, x25519};
+use age::{
+    Decryptor, Encryptor, IdentityFile,
+    stream::{StreamReader, StreamWriter},
+    x25519,
+};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -98,7 +102,8 @@ impl Identities {
         Ok(Self(Arc::new(identities)))
     }
 
-    fn reader<R: Read>(&self, input: R) -> io::Result<impl Read + use<R>> {
+    /// The plain bytes of what is read.
+    pub(super) fn reader<R: Read>(&self, input: R) -> io::Result<StreamReader<R>> {
         let identities = self.0.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
         Decryptor::new(input).and_then(|decryptor| decryptor.decrypt(identities)).map_err(|error| {
             io::Error::other(match error {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use object_store::{ObjectStore, local::LocalFileSystem, path::Path as ObjectPath};
+use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory, path::Path as ObjectPath};
 use tailrace_wal::SystemDisk;
 use url::Url;
 
@@ -56,6 +56,14 @@ impl BackupLocation {
                 Ok(Self { shown: url.to_string(), store, prefix: ObjectPath::default(), folder: Some(folder) })
             }
             None => Self::bucket(url),
+        }
+    }
+
+    /// Opens a location for looking: one that is not there has nothing. Blocks.
+    pub fn look(url: &Url) -> Result<Self> {
+        match folder_of(url)? {
+            Some(folder) if !folder.exists() => Ok(Self::over(Arc::new(InMemory::new()), url.to_string())),
+            _ => Self::open(url),
         }
     }
 

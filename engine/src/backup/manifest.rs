@@ -87,6 +87,9 @@ pub enum BackupScope {
         table: String,
         /// See [`super::PartitionPattern`].
         partitions: Option<String>,
+        /// See [`super::PartitionCondition`]; beside `partitions`, both hold.
+        #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+        condition: Option<String>,
     },
     /// Rows and columns that a query selects.
     Query(String),

@@ -34,7 +34,10 @@ impl Work {
     }
 }
 
-/// A mark of this process.
+/// How long a place has to take a mark away; beyond that it dies of age.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
+/// A mark of this process; dropping it takes it away in the background.
 #[derive(Debug)]
 pub(super) struct Mark {
     location: BackupLocation,
@@ -42,6 +45,7 @@ pub(super) struct Mark {
     stem: String,
     set: Mutex<(u64, Duration)>,
     renewing: tokio::sync::Mutex<()>,
+    released: bool,
 }
 
 /// A mark that was found.
@@ -63,14 +67,20 @@ impl Mark {
         clock: &dyn Clock,
     ) -> Result<Self> {
         let stem = format!("{}_{id}_{node}", work.name());
-        let mark = Self {
+        let mut mark = Self {
             location: location.clone(),
             stem,
             set: Mutex::new((0, clock.monotonic())),
             renewing: tokio::sync::Mutex::default(),
+            released: false,
         };
-        mark.put(0).await?;
-        Ok(mark)
+        match mark.put(0).await {
+            Ok(()) => Ok(mark),
+            Err(error) => {
+                mark.released = true;
+                Err(error)
+            }
+        }
     }
 
     /// Renews it where that is due.
@@ -87,22 +97,40 @@ impl Mark {
         Ok(())
     }
 
-    /// Takes it away. Where that fails it dies of age.
-    pub(super) async fn release(self) {
+    /// Takes it away. Where that fails, or takes long, it dies of age.
+    pub(super) async fn release(mut self) {
+        self.released = true;
         let number = self.set.lock().0;
-        self.remove(number).await;
+        if tokio::time::timeout(RELEASE_MAX, self.remove(number)).await.is_err() {
+            tracing::warn!(location = %self.location, "a mark was not removed in time; it counts until it is a day old");
+        }
     }
 
     async fn put(&self, number: u64) -> Result<()> {
-        let name = mark_name(&format!("{}_{number}", self.stem));
+        let name = self.name(number);
         let create = PutOptions { mode: PutMode::Create, ..Default::default() };
         let put = self.location.store().put_opts(&self.location.object(&name)?, "{}".into(), create).await;
         put.map_err(|error| self.location.failed("write", &name, &error)).map(drop)
     }
 
     async fn remove(&self, number: u64) {
-        let name = mark_name(&format!("{}_{number}", self.stem));
-        remove(&self.location, &name).await;
+        remove(&self.location, &self.name(number)).await;
+    }
+
+    fn name(&self, number: u64) -> String {
+        mark_name(&format!("{}_{number}", self.stem))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let number = self.set.get_mut().0;
+        let (location, name) = (self.location.clone(), self.name(number));
+        runtime.spawn(async move { remove(&location, &name).await });
     }
 }
 

@@ -9,19 +9,28 @@
 //! - A partition that an earlier backup of the location holds in the same state is not written again. What an interrupted
 //!   backup had finished is taken over by the next one, after its hash was checked.
 //! - What is read back is checked against length and hash before it is believed.
+//! - Backup and restore end soon when their request's `cancel` fires, and leave what a failure leaves: no backup, no part of a
+//!   database or of a table.
 //! - A restore names every conflict before it changes anything. A database that is not here is installed with one edit of
 //!   the manifest; rows of a table that is here come in one transaction. Run again, it finds nothing to do.
 //!
 //! # Files
 //!
 //! `location` (where, and under which names) ← `manifest` (what a backup is) ← `catalog` (the backups of a location) ←
-//! `copy` (files, checked on their way; `encryption`), `mark` (who works there now) ← `write` (a backup of datafiles),
-//! `selected` (one of a query's rows), `check`, `prune`, `restore`. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
+//! `copy` (files, checked on their way; `encryption`; `sealed`, read where they lie), `mark` (who works there now) ← `hold` (what is wanted), `earlier` (what is
+//! there already) ← `write` (a backup of datafiles), `estimate` (what it would write),
+//! `selected` (one of a query's rows), `check`, `prune`, `restore`. Both ways `choice` picks partitions, by `pattern` or
+//! condition. `progress` is what `get_backup_status()` shows. The layout is described in `docs/backup.md`.
 
+mod cancel;
 mod catalog;
 mod check;
+mod choice;
 mod copy;
+mod earlier;
 mod encryption;
+mod estimate;
+mod hold;
 mod location;
 mod manifest;
 mod mark;
@@ -29,12 +38,15 @@ mod pattern;
 mod progress;
 mod prune;
 mod restore;
+mod sealed;
 mod selected;
 mod write;
 
 pub use catalog::{BackupFacts, BackupSummary};
 pub use check::{BackupFault, CheckReport, FaultPlace};
+pub use choice::{PartitionChoice, PartitionCondition};
 pub use encryption::{Identities, Recipients};
+pub use estimate::{BackupEstimate, EstimatedTable};
 pub use location::BackupLocation;
 pub use manifest::{
     BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, SelectedRows,

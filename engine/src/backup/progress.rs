@@ -12,6 +12,8 @@ use std::{
 use parking_lot::Mutex;
 use tailrace_wal::{Clock, CommitTime};
 
+use crate::EngineError;
+
 /// Tasks that are remembered.
 const KEPT: usize = 100;
 
@@ -24,7 +26,7 @@ pub enum BackupState {
     Finished,
     /// It failed with this error.
     Failed(String),
-    /// Whoever asked for it went away.
+    /// Whoever asked for it went away, or wanted its end.
     Cancelled,
 }
 
@@ -216,6 +218,7 @@ impl Running {
     pub(super) fn end<T>(&self, result: crate::Result<T>) -> crate::Result<T> {
         let state = match &result {
             Ok(_) => BackupState::Finished,
+            Err(EngineError::Cancelled(_)) => BackupState::Cancelled,
             Err(error) => BackupState::Failed(error.to_string()),
         };
         *self.task.ended.lock() = Some((state, self.clock.monotonic()));

@@ -17,12 +17,14 @@ use parquet::{
 
 use super::{
     BackupLocation,
+    cancel::unless_cancelled,
     copy::Outgoing,
     location::data_name,
     manifest::{
         BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, SelectedRows,
         partition_name,
     },
+    mark::Mark,
     progress::{BackupKind, BackupTask, Running},
     write::{BackupReport, BackupRequest},
 };
@@ -76,21 +78,34 @@ impl Engine {
         location: &BackupLocation,
         request: BackupRequest,
         source: SelectedSource,
-        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin + Send,
+        rows: impl Stream<Item = Result<RecordBatch>> + Unpin + Send,
         id: BackupId,
         running: &Running,
     ) -> Result<BackupReport> {
         self.check_open()?;
+        let mark = unless_cancelled(&request.cancel, "the backup", self.mark_backup(location, &id)).await?;
+        let made = self.backup_rows_marked(location, &request, source, rows, (id, running, &mark)).await;
+        mark.release().await;
+        made
+    }
+
+    async fn backup_rows_marked(
+        self: &Arc<Self>,
+        location: &BackupLocation,
+        request: &BackupRequest,
+        source: SelectedSource,
+        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin + Send,
+        (id, running, mark): (BackupId, &Running, &Mark),
+    ) -> Result<BackupReport> {
         let BackupScope::Query(query) = request.scope.clone() else {
             return Err(EngineError::Invalid("rows come with their query".to_owned()));
         };
         let (started, begun) = (self.clock.now(), self.clock.monotonic());
         let table = selected_table(&source.table.table, &source.schema)?;
-        let mark = self.mark_backup(location, &id).await?;
         let mut writer = Writer {
             engine: self,
             location,
-            request: &request,
+            request,
             database: &source.database.name,
             scheme: PartitionScheme::new(&table)?,
             schema: table.schema(),
@@ -100,13 +115,18 @@ impl Engine {
             parts: BTreeMap::new(),
             waiting: 0,
         };
-        while let Some(batch) = rows.try_next().await? {
-            writer.take(batch).await?;
-            mark.keep(&*self.clock).await?;
-        }
-        let partitions = writer.finish().await?;
-        // What was read is in the backup only once it cannot be lost here any more.
-        self.log.sync().await?;
+        let partitions = unless_cancelled(&request.cancel, "the backup", async {
+            self.check_not_pruned(location).await?;
+            while let Some(batch) = rows.try_next().await? {
+                writer.take(batch).await?;
+                mark.keep(&*self.clock).await?;
+            }
+            let partitions = writer.finish().await?;
+            // What was read is in the backup only once it cannot be lost here any more.
+            self.log.sync().await?;
+            Ok(partitions)
+        })
+        .await?;
         let version = &source.database;
         let count = |of: fn(&BackupPartition) -> u64| partitions.iter().map(of).sum::<u64>();
         let bytes = partitions.iter().flat_map(|partition| &partition.files).map(|file| file.bytes).sum();
@@ -146,7 +166,6 @@ impl Engine {
             }],
         };
         self.publish_backup(location, &mut manifest).await?;
-        mark.release().await;
         Ok(BackupReport { elapsed: self.clock.monotonic().saturating_sub(begun), ..report })
     }
 }

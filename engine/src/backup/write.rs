@@ -1,52 +1,55 @@
 //! Makes a backup.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectStore as _, PutMode, PutOptions};
-use tailrace_wal::{HistoryId, Position};
+use tailrace_wal::Position;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    BackupLocation, PartitionPattern,
+    BackupLocation, PartitionCondition,
+    cancel::unless_cancelled,
     copy::{Incoming, copy_out, measure},
+    earlier::{Earlier, preferred},
     encryption::Recipients,
-    location::{data_name, manifest_name},
-    manifest::{
-        BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable, partition_name,
-    },
+    hold::{Held, HeldPartition, HeldTable},
+    location::manifest_name,
+    manifest::{BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable},
     mark::{Mark, Work, living, occupied},
     parallel,
     progress::{BackupKind, BackupTask, Running},
 };
-use crate::{
-    Datafile, DatafileMeta, Digest, Engine, EngineError, PartitionKey, PartitionScheme, RepairManifest, RepairSource,
-    Result, RowHasher, SchemaVersion, TableId, TableVersion, ids::unique, partition::hexadecimal,
-};
-
-/// Earlier backups whose files are looked for, newest first.
-const EARLIER_MAX: usize = 32;
+use crate::{DatafileMeta, Engine, EngineError, Result, SchemaVersion, ids::unique, partition::hexadecimal};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
     /// What; not [`BackupScope::Query`], whose rows come from elsewhere.
     pub scope: BackupScope,
+    /// Evaluates the condition that the scope names.
+    pub condition: Option<Arc<dyn PartitionCondition>>,
     /// Files under way at once; `None`: 4.
     pub parallel: Option<usize>,
     /// Writes all files anew, under new names.
     pub force: bool,
     /// For whom files are encrypted.
     pub recipients: Option<Recipients>,
+    /// Ends it early: then there is none, and what was finished serves the next one.
+    pub cancel: CancellationToken,
 }
 
 impl BackupRequest {
     /// A plain backup.
     pub fn new(scope: BackupScope) -> Self {
-        Self { scope, parallel: None, force: false, recipients: None }
+        Self {
+            scope,
+            condition: None,
+            parallel: None,
+            force: false,
+            recipients: None,
+            cancel: CancellationToken::new(),
+        }
     }
 }
 
@@ -77,26 +80,6 @@ pub struct BackupReport {
     pub elapsed: Duration,
 }
 
-/// A database that is held, and what of it is wanted.
-struct Held {
-    source: RepairSource,
-    is_whole: bool,
-    tables: Vec<HeldTable>,
-}
-
-struct HeldTable {
-    table: usize,
-    is_whole: bool,
-    partitions: Vec<HeldPartition>,
-}
-
-struct HeldPartition {
-    key: PartitionKey,
-    name: String,
-    metas: Vec<DatafileMeta>,
-    digest: Digest,
-}
-
 /// A file that is to be in the backup.
 struct Wanted<'a> {
     partition: usize,
@@ -114,10 +97,11 @@ enum Way {
 }
 
 impl Engine {
-    /// Makes a backup. It can be given up at any moment by dropping the future: then there is none, and what was
-    /// finished serves the next one.
+    /// Makes a backup. It can be given up at any moment by `request.cancel`, or by dropping the future: then there is none,
+    /// and what was finished serves the next one.
     ///
     /// # Errors
+    /// [`EngineError::Cancelled`] when `request.cancel` fired before the manifest was put.
     /// [`EngineError::Conflict`] while the location is being pruned.
     pub async fn backup(self: &Arc<Self>, location: &BackupLocation, request: BackupRequest) -> Result<BackupReport> {
         let id = BackupId::new(self.clock.now(), self.clock.random());
@@ -138,8 +122,21 @@ impl Engine {
         running: &Running,
     ) -> Result<BackupReport> {
         self.check_open()?;
+        let mark = unless_cancelled(&request.cancel, "the backup", self.mark_backup(location, &id)).await?;
+        let made = self.backup_marked(location, &request, id, running, &mark).await;
+        mark.release().await;
+        made
+    }
+
+    async fn backup_marked(
+        self: &Arc<Self>,
+        location: &BackupLocation,
+        request: &BackupRequest,
+        id: BackupId,
+        running: &Running,
+        mark: &Mark,
+    ) -> Result<BackupReport> {
         let (started, begun) = (self.clock.now(), self.clock.monotonic());
-        let mark = self.mark_backup(location, &id).await?;
         let mut manifest = BackupManifest {
             format: BackupManifest::FORMAT,
             id,
@@ -151,12 +148,14 @@ impl Engine {
             written_bytes: 0,
             databases: Vec::new(),
         };
-        let held = self.hold(&request.scope).await?;
-        let writer = Writer { engine: self, location, request: &request, mark: &mark, task: &running.task };
-        let mut report = writer.write(&held, &mut manifest).await?;
-        drop(held);
+        let mut report = unless_cancelled(&request.cancel, "the backup", async {
+            self.check_not_pruned(location).await?;
+            let held = self.hold(request).await?;
+            let writer = Writer { engine: self, location, request, mark, task: &running.task };
+            writer.write(&held, &mut manifest).await
+        })
+        .await?;
         self.publish_backup(location, &mut manifest).await?;
-        mark.release().await;
         report.elapsed = self.clock.monotonic().saturating_sub(begun);
         tracing::info!(
             backup = %report.id, %location, files = report.files, written = report.written_files,
@@ -165,18 +164,18 @@ impl Engine {
         Ok(report)
     }
 
-    /// Marks that a backup is under way, unless the location is being pruned.
+    /// Marks that a backup is under way. Whoever has it releases it at the end, whatever that is.
     pub(super) async fn mark_backup(&self, location: &BackupLocation, id: &BackupId) -> Result<Mark> {
-        let mark = Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await?;
+        Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await
+    }
+
+    /// Refuses a location that is being pruned. A mark of one's own comes first.
+    pub(super) async fn check_not_pruned(&self, location: &BackupLocation) -> Result<()> {
         let is_alive = |id: &str| self.backups.is_running(id);
         let others = living(location, self.node, is_alive, self.clock.now()).await?;
         match others.iter().find(|other| other.work == Work::Prune) {
-            None => Ok(mark),
-            Some(prune) => {
-                let error = occupied(location, prune);
-                mark.release().await;
-                Err(error)
-            }
+            None => Ok(()),
+            Some(prune) => Err(occupied(location, prune)),
         }
     }
 
@@ -188,93 +187,6 @@ impl Engine {
         let create = PutOptions { mode: PutMode::Create, ..Default::default() };
         let put = location.store().put_opts(&location.object(&name)?, bytes.into(), create).await;
         put.map_err(|error| location.failed("write", &name, &error)).map(drop)
-    }
-
-    /// Flushes and holds what is asked for.
-    async fn hold(self: &Arc<Self>, scope: &BackupScope) -> Result<Vec<Held>> {
-        let version = self.version();
-        let named = |name: &str| -> Result<HistoryId> {
-            let found = version.database(name).map(|database| database.id);
-            found.ok_or_else(|| EngineError::NotFound { kind: "database", name: name.to_owned() })
-        };
-        let (histories, table) = match scope {
-            BackupScope::Cluster => (version.databases().map(|database| database.id).collect(), None),
-            BackupScope::Database(database) => (vec![named(database)?], None),
-            BackupScope::Table { database, table, partitions } => {
-                let pattern = partitions.as_ref().map(PartitionPattern::new);
-                (vec![named(database)?], Some((table.as_str(), pattern)))
-            }
-            BackupScope::Query(_) => {
-                return Err(EngineError::Invalid("rows of a query are backed up as they come".to_owned()));
-            }
-        };
-        let mut held = Vec::with_capacity(histories.len());
-        for history in histories {
-            let source = self.repair_source(history).await?;
-            let wanted = table.as_ref().map(|(name, pattern)| (*name, pattern.as_ref()));
-            let mut tables = select(&source.manifest, wanted)?;
-            self.digest_held(&source, &mut tables).await?;
-            held.push(Held { source, is_whole: table.is_none(), tables });
-        }
-        Ok(held)
-    }
-}
-
-impl Engine {
-    /// Adds up the digests of the partitions' files. One from before digests were kept is read.
-    async fn digest_held(self: &Arc<Self>, source: &RepairSource, tables: &mut [HeldTable]) -> Result<()> {
-        for held in tables {
-            let table = &source.manifest.tables[held.table].table;
-            let hasher = RowHasher::of_table(table)?;
-            for partition in &mut held.partitions {
-                for meta in &mut partition.metas {
-                    let digest = match meta.digest {
-                        Some(digest) => digest,
-                        None => {
-                            let table = Arc::new(TableVersion::empty(table.clone())?);
-                            let file = Datafile::new(meta.clone(), self.garbage.clone());
-                            self.read_digest(&table, &hasher, &file).await?
-                        }
-                    };
-                    meta.digest = Some(digest);
-                    partition.digest += digest;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The tables and partitions that are wanted.
-fn select(manifest: &RepairManifest, wanted: Option<(&str, Option<&PartitionPattern>)>) -> Result<Vec<HeldTable>> {
-    let mut tables = Vec::new();
-    for (index, held) in manifest.tables.iter().enumerate() {
-        let pattern = match wanted {
-            None => None,
-            Some((name, pattern)) if name == held.table.name => pattern,
-            Some(_) => continue,
-        };
-        let scheme = PartitionScheme::new(&held.table)?;
-        let mut partitions: Vec<HeldPartition> = Vec::new();
-        for (key, meta) in &held.datafiles {
-            if let Some(last) = partitions.last_mut().filter(|last| last.key == *key) {
-                last.metas.push(meta.clone());
-                continue;
-            }
-            let values = scheme.describe(key)?;
-            if pattern.is_none_or(|pattern| pattern.matches(&values)) {
-                let name = partition_name(&values);
-                let (key, metas, digest) = (key.clone(), vec![meta.clone()], Digest::default());
-                partitions.push(HeldPartition { key, name, metas, digest });
-            }
-        }
-        tables.push(HeldTable { table: index, is_whole: pattern.is_none(), partitions });
-    }
-    match wanted {
-        Some((name, _)) if tables.is_empty() => {
-            Err(EngineError::NotFound { kind: "table", name: format!("{}.{name}", manifest.name) })
-        }
-        _ => Ok(tables),
     }
 }
 
@@ -308,7 +220,7 @@ impl Writer<'_> {
                 self.task.expect(1, meta.bytes, meta.rows);
             }
         }
-        let earlier = self.earlier(held).await?;
+        let earlier = Earlier::find(self.location, self.request, held).await?;
         for held in held {
             let facts = &held.source.manifest;
             let mut tables = Vec::with_capacity(held.tables.len());
@@ -351,7 +263,11 @@ impl Writer<'_> {
         let changed = table.partitions.iter().enumerate().filter(|(index, _)| unchanged[*index].is_none());
         let wanted = changed.flat_map(|(index, partition)| {
             let metas = partition.metas.iter();
-            metas.map(move |meta| Wanted { partition: index, meta, known: earlier.known(&self.preferred(meta), meta) })
+            metas.map(move |meta| Wanted {
+                partition: index,
+                meta,
+                known: earlier.known(&preferred(self.request, meta), meta),
+            })
         });
         let files: Vec<_> = wanted.map(|wanted| self.file(wanted, earlier)).collect();
         let done = stream::iter(files).buffered(parallel(self.request.parallel)).try_collect::<Vec<_>>().await?;
@@ -409,7 +325,7 @@ impl Writer<'_> {
             self.task.done(meta.rows);
             return Ok((partition, file, Way::Known));
         }
-        let preferred = self.preferred(meta);
+        let preferred = preferred(self.request, meta);
         let mut name = preferred.clone();
         if let Some(bytes) = earlier.present.get(&preferred) {
             let stored = match self.request.force || (self.request.recipients.is_none() && *bytes != meta.bytes) {
@@ -445,18 +361,6 @@ impl Writer<'_> {
         BackupFile { name, bytes: stored.bytes, hash: stored.hash, rows: meta.rows, meta: meta_kept }
     }
 
-    /// The name of a datafile's copy: its own; of an encrypted one, with the recipients, to whom others are of no use.
-    fn preferred(&self, meta: &DatafileMeta) -> String {
-        let name = data_name(&meta.path.0);
-        match &self.request.recipients {
-            None => name,
-            Some(recipients) => {
-                let stem = name.strip_suffix(".parquet").unwrap_or(&name);
-                format!("{stem}-{}.parquet.age", recipients.hash())
-            }
-        }
-    }
-
     /// A name that nothing has.
     fn renamed(&self, name: &str) -> String {
         let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
@@ -481,99 +385,5 @@ impl Writer<'_> {
         let plain = serde_json::to_vec(&partition.metas)
             .map_err(|error| EngineError::Invalid(format!("datafiles cannot be described: {error}")))?;
         Ok(Some(hexadecimal(&recipients.seal(&plain)?)))
-    }
-
-    /// What earlier backups have, and what lies there.
-    async fn earlier(&self, held: &[Held]) -> Result<Earlier> {
-        let present = self.location.listed(&self.location.data()?, "files").await?;
-        let mut earlier = Earlier { present, ..Earlier::default() };
-        if earlier.present.is_empty() || self.request.force {
-            return Ok(earlier);
-        }
-        let mut wanted = Wants::default();
-        for held in held {
-            let facts = &held.source.manifest;
-            for table in &held.tables {
-                let id = facts.tables[table.table].table.id;
-                for partition in &table.partitions {
-                    wanted.partitions.insert((facts.position.history, id, partition.key.clone()));
-                    let names = partition.metas.iter().map(|meta| self.preferred(meta));
-                    wanted.files.extend(names.filter(|name| earlier.present.contains_key(name)));
-                }
-            }
-        }
-        let encryption = self.request.recipients.as_ref().map(Recipients::hash);
-        for id in self.location.backups().await?.into_iter().rev().take(EARLIER_MAX) {
-            if wanted.partitions.is_empty() && wanted.files.is_empty() {
-                break;
-            }
-            let manifest = match self.location.manifest(&id).await {
-                Ok(manifest) => manifest,
-                Err(error) => {
-                    tracing::warn!(backup = %id, %error, "an earlier backup cannot be read; nothing of it is shared");
-                    continue;
-                }
-            };
-            if manifest.encryption.as_deref() == encryption {
-                earlier.take(manifest, &mut wanted);
-            }
-        }
-        Ok(earlier)
-    }
-}
-
-/// A partition of some history.
-type Place = (HistoryId, TableId, PartitionKey);
-
-/// What is looked for in earlier backups.
-#[derive(Default)]
-struct Wants {
-    partitions: HashSet<Place>,
-    files: HashSet<String>,
-}
-
-/// What is at a location already.
-#[derive(Default)]
-struct Earlier {
-    /// Files and their lengths.
-    present: HashMap<String, u64>,
-    /// Those that a backup describes.
-    known: HashMap<String, BackupFile>,
-    /// Partitions in the newest backup that has them with all files.
-    partitions: HashMap<Place, (SchemaVersion, BackupPartition)>,
-}
-
-impl Earlier {
-    fn take(&mut self, manifest: BackupManifest, wanted: &mut Wants) {
-        for database in manifest.databases {
-            for table in database.tables.into_iter().filter(|table| table.selected.is_none()) {
-                for partition in table.partitions {
-                    let is_here = |file: &BackupFile| self.present.get(&file.name) == Some(&file.bytes);
-                    for file in partition.files.iter().filter(|file| is_here(file)) {
-                        if wanted.files.remove(&file.name) {
-                            self.known.insert(file.name.clone(), file.clone());
-                        }
-                    }
-                    let place = (database.position.history, table.table.id, partition.key.clone());
-                    if partition.files.iter().all(is_here) && wanted.partitions.remove(&place) {
-                        self.partitions.insert(place, (table.table.schema_version, partition));
-                    }
-                }
-            }
-        }
-    }
-
-    /// A partition that has the same rows under the same identities, in whatever files.
-    fn unchanged(&self, place: &Place, version: SchemaVersion, digest: &Digest) -> Option<&BackupPartition> {
-        let (known, partition) = self.partitions.get(place)?;
-        (*known == version && partition.digest == *digest).then_some(partition)
-    }
-
-    /// A file that a backup describes as this datafile.
-    fn known(&self, name: &str, meta: &DatafileMeta) -> Option<BackupFile> {
-        let same = |file: &&BackupFile| {
-            file.rows == meta.rows && file.meta.as_ref().is_none_or(|known| known.hash == meta.hash)
-        };
-        self.known.get(name).filter(same).cloned()
     }
 }

@@ -2,34 +2,22 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use age::secrecy::ExposeSecret as _;
-use bytes::Bytes;
-use futures::{StreamExt as _, stream::BoxStream};
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult, memory::InMemory,
-    path::Path as ObjectPath,
-};
 use tailrace_engine::{
-    BackupLocation, BackupRequest, BackupScope, BackupState, Engine, EngineError, Identities, PartitionPattern,
-    PointInTime, PruneRequest, Recipients, RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope,
-    RestoreTarget, SelectedSource,
+    BackupLocation, BackupRequest, BackupScope, BackupState, Engine, EngineError, Identities, PartitionChoice,
+    PartitionPattern, PointInTime, PruneRequest, Recipients, RestoreMode, RestorePoint, RestoreReport, RestoreRequest,
+    RestoreScope, RestoreTarget, SelectedSource,
 };
 use tailrace_wal::Seq;
 use url::Url;
 
 use crate::support::*;
 
-fn create(folder: &Path) -> BackupLocation {
+pub(crate) fn create(folder: &Path) -> BackupLocation {
     BackupLocation::create(&Url::from_directory_path(folder).unwrap()).unwrap()
 }
 
@@ -38,18 +26,19 @@ fn table(partitions: Option<&str>) -> BackupScope {
         database: "market".into(),
         table: "bars".into(),
         partitions: partitions.map(ToOwned::to_owned),
+        condition: None,
     }
 }
 
-fn restored_table(partitions: Option<&str>) -> RestoreScope {
+pub(crate) fn restored_table(partitions: Option<&str>) -> RestoreScope {
     RestoreScope::Table {
         database: "market".into(),
         table: "bars".into(),
-        partitions: partitions.map(PartitionPattern::new),
+        partitions: partitions.map(|text| PartitionChoice::Pattern(PartitionPattern::new(text))).into_iter().collect(),
     }
 }
 
-fn into_database(name: &str) -> RestoreRequest {
+pub(crate) fn into_database(name: &str) -> RestoreRequest {
     RestoreRequest {
         what: RestoreScope::Database("market".into()),
         into: Some(RestoreTarget::Database(name.into())),
@@ -59,7 +48,7 @@ fn into_database(name: &str) -> RestoreRequest {
 }
 
 /// (id, note) of all rows of a table, sorted.
-async fn rows_of(engine: &Arc<Engine>, database: &str, table: &str) -> Vec<Row> {
+pub(crate) async fn rows_of(engine: &Arc<Engine>, database: &str, table: &str) -> Vec<Row> {
     let version = engine.version();
     let found = version.database(database).and_then(|database| database.table(table)).unwrap();
     let mut rows: Vec<Row> = table_contents(engine, found).await.into_values().collect();
@@ -435,175 +424,4 @@ async fn rows_of_a_query_are_backed_up_by_partition() {
     assert_eq!((restored.rows, restored.partitions), (500, 4));
     let again = engine.restore(&location, request).await.unwrap();
     assert_eq!((again.rows, again.skipped_partitions), (0, 4));
-}
-
-/// A store in memory that fails one call.
-#[derive(Debug)]
-struct Failing {
-    below: InMemory,
-    calls: AtomicU64,
-    fails: AtomicU64,
-}
-
-impl Failing {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { below: InMemory::new(), calls: AtomicU64::new(0), fails: AtomicU64::new(u64::MAX) })
-    }
-
-    /// The `n`th call from now on fails.
-    fn fail(&self, n: u64) {
-        self.calls.store(0, Ordering::SeqCst);
-        self.fails.store(n, Ordering::SeqCst);
-    }
-
-    /// Whether the call that was to fail has come.
-    fn has_failed(&self) -> bool {
-        self.calls.load(Ordering::SeqCst) > self.fails.load(Ordering::SeqCst)
-    }
-
-    fn call(&self) -> StoreResult<()> {
-        match self.calls.fetch_add(1, Ordering::SeqCst) == self.fails.load(Ordering::SeqCst) {
-            true => Err(Error::Generic { store: "failing", source: "planted".into() }),
-            false => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Failing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("failing")
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Failing {
-    async fn put_opts(&self, at: &ObjectPath, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
-        self.call()?;
-        self.below.put_opts(at, payload, options).await
-    }
-    async fn put_multipart_opts(
-        &self,
-        at: &ObjectPath,
-        options: PutMultipartOptions,
-    ) -> StoreResult<Box<dyn MultipartUpload>> {
-        self.call()?;
-        self.below.put_multipart_opts(at, options).await
-    }
-    async fn get_opts(&self, at: &ObjectPath, options: GetOptions) -> StoreResult<GetResult> {
-        self.call()?;
-        self.below.get_opts(at, options).await
-    }
-    async fn get_ranges(&self, at: &ObjectPath, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
-        self.call()?;
-        self.below.get_ranges(at, ranges).await
-    }
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, StoreResult<ObjectPath>>,
-    ) -> BoxStream<'static, StoreResult<ObjectPath>> {
-        match self.call() {
-            Ok(()) => self.below.delete_stream(locations),
-            Err(error) => futures::stream::iter([Err(error)]).boxed(),
-        }
-    }
-    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        match self.call() {
-            Ok(()) => self.below.list(prefix),
-            Err(error) => futures::stream::iter([Err(error)]).boxed(),
-        }
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> StoreResult<ListResult> {
-        self.call()?;
-        self.below.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> StoreResult<()> {
-        self.call()?;
-        self.below.copy_opts(from, to, options).await
-    }
-}
-
-#[tokio::test]
-async fn whichever_call_fails_there_is_a_whole_backup_or_none_and_the_next_one_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let engine = open(&dir.path().join("a")).await;
-    market(&engine).await;
-    insert(&engine, "bars", rows(0..60, 6)).await;
-    let store = Failing::new();
-    let location = BackupLocation::over(store.clone(), "memory");
-    let (mut n, mut resumed) = (0, 0);
-    loop {
-        // A partition changes each time, so that there is something to write.
-        insert(&engine, "bars", rows(n as i64 * 6..n as i64 * 6 + 6, 6)).await;
-        store.fail(n);
-        let before = location_ids(&location, &store, n).await;
-        let failed = engine.backup(&location, BackupRequest::new(BackupScope::Cluster)).await;
-        let has_failed = store.has_failed();
-        store.fail(u64::MAX);
-        let after = location.backups().await.unwrap();
-        assert_eq!(after.len() - before, usize::from(failed.is_ok()), "call {n}");
-        assert_eq!(engine.check_backup(&location, None).await.map(|report| report.faults).unwrap_or_default(), []);
-        let done = engine.backup(&location, BackupRequest::new(BackupScope::Cluster)).await.unwrap();
-        resumed += done.resumed_files;
-        assert_eq!(engine.check_backup(&location, Some(&done.id)).await.unwrap().faults, [], "call {n}");
-        if !has_failed {
-            break;
-        }
-        n += 1;
-    }
-    assert!(n > 10 && resumed > 0, "{n} calls, {resumed} files taken over");
-}
-
-#[tokio::test]
-async fn whichever_call_fails_a_restore_or_a_prune_leaves_nothing_half_done() {
-    let dir = tempfile::tempdir().unwrap();
-    let engine = open(&dir.path().join("a")).await;
-    market(&engine).await;
-    insert(&engine, "bars", rows(0..20, 2)).await;
-    let store = Failing::new();
-    let location = BackupLocation::over(store.clone(), "memory");
-    engine.backup(&location, BackupRequest::new(BackupScope::Cluster)).await.unwrap();
-    let expected = rows_of(&engine, "market", "bars").await;
-    let mut n = 0;
-    loop {
-        let name = format!("copy{n}");
-        store.fail(n);
-        let restored = engine.restore(&location, into_database(&name)).await;
-        let has_failed = store.has_failed();
-        store.fail(u64::MAX);
-        match restored {
-            Ok(_) => assert_eq!(rows_of(&engine, &name, "bars").await, expected),
-            Err(_) => assert!(engine.version().database(&name).is_none(), "call {n}"),
-        }
-        if !has_failed {
-            break;
-        }
-        n += 1;
-    }
-    assert!(n >= 4, "{n} calls");
-    // Nothing that a backup needs is ever gone. Copies are not backed up.
-    let market = || BackupRequest { force: true, ..BackupRequest::new(BackupScope::Database("market".into())) };
-    let mut n = 0;
-    loop {
-        for _ in 0..3 {
-            engine.backup(&location, market()).await.unwrap();
-        }
-        store.fail(n);
-        let _ = engine.prune_backups(&location, PruneRequest { keep: 2, older_than: None, dry_run: false }).await;
-        let has_failed = store.has_failed();
-        store.fail(u64::MAX);
-        assert_eq!(engine.check_backup(&location, None).await.unwrap().faults, [], "call {n}");
-        if !has_failed {
-            break;
-        }
-        n += 1;
-    }
-    assert_eq!(location.backups().await.unwrap().len(), 2);
-}
-
-/// How many backups there are, without counting the calls that tell.
-async fn location_ids(location: &BackupLocation, store: &Failing, n: u64) -> usize {
-    store.fail(u64::MAX);
-    let count = location.backups().await.unwrap().len();
-    store.fail(n);
-    count
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod backup;
+mod backup_faults;
 mod basic;
 mod changes;
 mod choice;

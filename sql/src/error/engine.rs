@@ -65,6 +65,7 @@ impl From<EngineError> for SqlError {
                 "CALL drop_subscription('{name}'), read the table itself for what came after seq {acknowledged}, and \
                  create the subscription again"
             )),
+            EngineError::Cancelled(_) => Self::new("57014", text),
             EngineError::Closed => Self::new("57P01", text),
             _ => Self::new("XX000", text),
         }

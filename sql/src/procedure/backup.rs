@@ -1,11 +1,15 @@
 //! `backup(url, …)`: a cluster, a database, a table, some of its partitions, or the rows of a query.
 
 use futures::TryStreamExt as _;
-use tailrace_engine::{BackupReport, BackupRequest, BackupScope, EngineError, Recipients, SelectedSource};
+use tailrace_engine::{
+    BackupEstimate, BackupReport, BackupRequest, BackupScope, EngineError, EstimatedTable, Recipients, SelectedSource,
+};
+use tailrace_wal::Position;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::{Arguments, Parameter, Type},
-    place,
+    partition_condition, place,
 };
 use crate::{
     Result, Session, SqlError, feed,
@@ -21,30 +25,39 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("parallel", Type::Int),
     Parameter::optional("force", Type::Bool),
     Parameter::optional("key", Type::Text),
+    Parameter::optional("where", Type::Text),
+    Parameter::optional("dry_run", Type::Bool),
 ];
 
-pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
+pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &CancellationToken) -> Result<Vec<String>> {
     let instance = session.instance();
-    let (query, database, table, partitions) = (
+    let (query, database, table, partitions, condition) = (
         arguments.optional_text(1)?,
         arguments.optional_text(2)?,
         arguments.optional_text(3)?,
         arguments.optional_text(4)?,
+        arguments.optional_text(8)?,
     );
-    let scope = match (query, database, table, partitions) {
+    let picks = partitions.or(condition);
+    let scope = match (query, database, table, picks) {
         (Some(query), None, None, None) => BackupScope::Query(query.to_owned()),
         (None, None, None, None) => BackupScope::Cluster,
         (None, Some(database), None, None) => BackupScope::Database(database.to_owned()),
-        (None, database, Some(table), partitions) => {
+        (None, database, Some(table), _) => {
             let (database, table) = table_of(session, database, table)?;
-            BackupScope::Table { database, table, partitions: partitions.map(ToOwned::to_owned) }
+            BackupScope::Table {
+                database,
+                table,
+                partitions: partitions.map(ToOwned::to_owned),
+                condition: condition.map(ToOwned::to_owned),
+            }
         }
         (None, _, None, Some(_)) => {
-            return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
+            return Err(SqlError::new("22023", "partitions and where are about a table").hint("table => 'market.bars'"));
         }
         (Some(_), ..) => {
             return Err(SqlError::new("22023", "a query says itself what is backed up")
-                .hint("leave out database, table and partitions"));
+                .hint("leave out database, table, partitions and where"));
         }
     };
     let recipients = match arguments.optional_text(7)? {
@@ -52,10 +65,20 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
         Some(path) => Some(Recipients::parse(&place::key_file(instance, path).await?)?),
     };
     let mut request = BackupRequest::new(scope);
+    request.condition = condition.map(|text| partition_condition::condition(session, text));
     request.parallel = parallel(arguments.optional_int(5)?)?;
     request.force = arguments.optional_bool(6)?.unwrap_or_default();
     request.recipients = recipients;
+    request.cancel = stop.clone();
     let url = arguments.text(0)?;
+    if arguments.optional_bool(9)?.unwrap_or_default() {
+        if query.is_some() {
+            return Err(SqlError::unsupported("dry_run of a backup by query")
+                .hint("all of its rows are written each time: SELECT count(*) counts them"));
+        }
+        let location = place::look(instance, url).await?;
+        return Ok(foretell(&instance.engine.estimate_backup(&location, &request).await?));
+    }
     let report = match query {
         None => {
             let location = place::location(instance, url, true).await?;
@@ -109,9 +132,49 @@ async fn of_query(session: &Session, url: &str, text: &str, request: BackupReque
     Ok(instance.engine.backup_rows(&location, request, source, rows).await?)
 }
 
+/// What a backup would do, a line for each table.
+fn foretell(estimate: &BackupEstimate) -> Vec<String> {
+    let line = |table: &EstimatedTable| {
+        let resumed = match table.resumed_files {
+            0 => String::new(),
+            files => format!(", take {files} files over from an interrupted backup"),
+        };
+        format!(
+            "table {}.{}: {} partitions with {} rows in {} files of {} bytes; write {} partitions, {} files of {} bytes\
+             {resumed}",
+            table.database,
+            table.table,
+            table.partitions,
+            table.rows,
+            table.files,
+            table.bytes,
+            table.written_partitions,
+            table.written_files,
+            table.written_bytes
+        )
+    };
+    let mut lines: Vec<String> = estimate.tables.iter().map(line).collect();
+    let sum = |of: fn(&EstimatedTable) -> u64| estimate.tables.iter().map(of).sum::<u64>();
+    lines.push(format!(
+        "nothing was written, this was a dry run: a backup would hold {}, and write {} of {} partitions, {} of {} files, {} of \
+         {} bytes",
+        positions(&estimate.databases),
+        sum(|table| table.written_partitions),
+        sum(|table| table.partitions),
+        sum(|table| table.written_files),
+        sum(|table| table.files),
+        sum(|table| table.written_bytes),
+        sum(|table| table.bytes)
+    ));
+    lines
+}
+
+fn positions(databases: &[(String, Position)]) -> String {
+    let positions = databases.iter().map(|(name, position)| format!("{name} at seq {}", position.seq));
+    positions.collect::<Vec<_>>().join(", ")
+}
+
 fn describe(report: &BackupReport) -> String {
-    let positions: Vec<String> =
-        report.databases.iter().map(|(name, position)| format!("{name} at seq {}", position.seq)).collect();
     let resumed = match report.resumed_files {
         0 => String::new(),
         files => format!(", {files} files taken over from an interrupted backup"),
@@ -120,7 +183,7 @@ fn describe(report: &BackupReport) -> String {
         "backup {}: {}; {} partitions with {} rows in {} files of {} bytes, written {} partitions, {} files of {} bytes\
          {resumed}, in {:.3} s",
         report.id,
-        positions.join(", "),
+        positions(&report.databases),
         report.partitions,
         report.rows,
         report.files,

@@ -7,6 +7,7 @@ mod dead_letter;
 mod flush;
 mod forget_pin;
 mod job;
+mod partition_condition;
 pub(crate) mod place;
 mod prune_backups;
 mod remote_cluster;
@@ -21,6 +22,7 @@ mod verify_database;
 mod wait_for;
 
 use datafusion::{arrow::datatypes::SchemaRef, common::ScalarValue};
+use tokio_util::sync::CancellationToken;
 
 use self::arguments::{Arguments, Parameter};
 use crate::{Outcome, Result, Session, SqlError};
@@ -178,8 +180,13 @@ pub(crate) fn result_schema(name: &str) -> Option<SchemaRef> {
     }
 }
 
-/// Runs a procedure. `name` is in lower case unless it was quoted.
-pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>) -> Result<Outcome> {
+/// Runs a procedure. `name` is in lower case unless it was quoted. Backup and restore end soon when `stop` fires.
+pub(crate) async fn call(
+    session: &Session,
+    name: &str,
+    arguments: Vec<Argument>,
+    stop: &CancellationToken,
+) -> Result<Outcome> {
     let Some(procedure) = Procedure::ALL.into_iter().find(|procedure| procedure.name() == name) else {
         let names = Procedure::ALL.map(Procedure::name);
         return Err(SqlError::new("42883", format!("procedure {name:?} does not exist")).did_you_mean(name, names));
@@ -195,7 +202,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::Synchronize => return Box::pin(synchronize::run(session, &arguments)).await,
         Procedure::VerifyDatabase => return verify_database::run(instance, &arguments).await,
         Procedure::AdvanceSubscription => subscription::advance(instance, &arguments).await?,
-        Procedure::Backup => backup::run(session, &arguments).await?,
+        Procedure::Backup => backup::run(session, &arguments, stop).await?,
         Procedure::CreateRemoteCluster => remote_cluster::create(instance, &arguments).await?,
         Procedure::CreateSubscription => subscription::create(session, &arguments).await?,
         Procedure::DropRemoteCluster => remote_cluster::drop(instance, &arguments).await?,
@@ -209,7 +216,7 @@ pub(crate) async fn call(session: &Session, name: &str, arguments: Vec<Argument>
         Procedure::GrantRight => rights::set(instance, &arguments, true).await?,
         Procedure::RevokeRight => rights::set(instance, &arguments, false).await?,
         Procedure::PruneBackups => prune_backups::run(instance, &arguments).await?,
-        Procedure::Restore => restore::run(session, &arguments).await?,
+        Procedure::Restore => restore::run(session, &arguments, stop).await?,
         Procedure::RepairDatabase => repair_database::run(instance, &arguments).await?,
         Procedure::RetryDeadLetter => dead_letter::retry(instance, &arguments).await?,
         // Above.

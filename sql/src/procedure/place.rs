@@ -24,6 +24,12 @@ pub(crate) async fn location(instance: &Arc<Instance>, text: &str, create: bool)
     blocking(move || Ok(open(&url)?)).await
 }
 
+/// Opens a location for looking: what is not there is empty, and not made.
+pub(super) async fn look(instance: &Arc<Instance>, text: &str) -> Result<BackupLocation> {
+    let url = allowed_url(instance, text).await?;
+    blocking(move || Ok(BackupLocation::look(&url)?)).await
+}
+
 /// The URL of a folder, given as a path or a `file` URL, or of a prefix in a bucket, where it may be used.
 pub(crate) async fn allowed_url(instance: &Arc<Instance>, text: &str) -> Result<Url> {
     let (text, allow) = (text.to_owned(), instance.config.files_allow.clone());

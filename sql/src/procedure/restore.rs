@@ -5,15 +5,16 @@ use datafusion::{
     common::ScalarValue,
 };
 use tailrace_engine::{
-    Identities, PartitionPattern, PointInTime, RestoreMode, RestorePoint, RestoreReport, RestoreRequest, RestoreScope,
-    RestoreTarget,
+    Identities, PartitionChoice, PartitionPattern, PointInTime, RestoreMode, RestorePoint, RestoreReport,
+    RestoreRequest, RestoreScope, RestoreTarget,
 };
 use tailrace_wal::{CommitTime, Seq};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::{Arguments, Parameter, Type},
     backup::{parallel, table_of},
-    place,
+    partition_condition, place,
 };
 use crate::{Result, Session, SqlError};
 
@@ -32,9 +33,10 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("to_seq", Type::Int),
     Parameter::optional("to_time", Type::Text),
     Parameter::optional("archive", Type::Text),
+    Parameter::optional("where", Type::Text),
 ];
 
-pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<String>> {
+pub(super) async fn run(session: &Session, arguments: &Arguments, stop: &CancellationToken) -> Result<Vec<String>> {
     let instance = session.instance();
     let (database, table, partitions, into) = (
         arguments.optional_text(2)?,
@@ -42,15 +44,19 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
         arguments.optional_text(4)?,
         arguments.optional_text(5)?,
     );
+    let pattern = partitions.map(|pattern| PartitionChoice::Pattern(PartitionPattern::new(pattern)));
+    let condition = arguments.optional_text(14)?;
+    let condition = condition.map(|text| PartitionChoice::Condition(partition_condition::condition(session, text)));
+    let partitions: Vec<PartitionChoice> = pattern.into_iter().chain(condition).collect();
     let what = match (database, table, partitions) {
-        (None, None, None) => RestoreScope::Everything,
-        (Some(database), None, None) => RestoreScope::Database(database.to_owned()),
+        (None, None, none) if none.is_empty() => RestoreScope::Everything,
+        (Some(database), None, none) if none.is_empty() => RestoreScope::Database(database.to_owned()),
         (database, Some(table), partitions) => {
             let (database, table) = table_of(session, database, table)?;
-            RestoreScope::Table { database, table, partitions: partitions.map(PartitionPattern::new) }
+            RestoreScope::Table { database, table, partitions }
         }
-        (_, None, Some(_)) => {
-            return Err(SqlError::new("22023", "partitions are those of a table").hint("table => 'market.bars'"));
+        (_, None, _) => {
+            return Err(SqlError::new("22023", "partitions and where are about a table").hint("table => 'market.bars'"));
         }
     };
     let into = match (into, &what) {
@@ -98,6 +104,7 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Vec<
         parallel: parallel(arguments.optional_int(9)?)?,
         identities,
         until: until.map(|target| PointInTime { target, archive }),
+        cancel: stop.clone(),
     };
     let dry_run = request.dry_run;
     let location = place::location(instance, arguments.text(0)?, false).await?;

@@ -1,7 +1,10 @@
-//! `synchronize(cluster, table [, where] [, by_partition] [, parallel] [, delete_extra] [, create])`: a table here is made equal
-//! to that of another cluster. Returns a row per partition.
+//! `synchronize(cluster, table [, where] [, by_partition] [, parallel] [, delete_extra] [, create] [, dry_run])`: a
+//! table here is made equal to that of another cluster. Returns a row per partition.
+
+use std::sync::Arc;
 
 use datafusion::{arrow::datatypes::SchemaRef, physical_plan::stream::RecordBatchStreamAdapter};
+use tailrace_engine::PartitionScheme;
 
 use super::arguments::{Arguments, Parameter, Type};
 use crate::{
@@ -19,6 +22,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::optional("parallel", Type::Int),
     Parameter::optional("delete_extra", Type::Bool),
     Parameter::optional("create", Type::Bool),
+    Parameter::optional("dry_run", Type::Bool),
 ];
 
 pub(super) fn schema() -> SchemaRef {
@@ -40,11 +44,15 @@ pub(super) async fn run(session: &Session, arguments: &Arguments) -> Result<Outc
         parallel,
         delete_extra: arguments.optional_bool(5)?.unwrap_or(default.delete_extra),
         create: arguments.optional_bool(6)?.unwrap_or(default.create),
+        dry_run: arguments.optional_bool(7)?.unwrap_or(default.dry_run),
         ..default
     };
     let report = synchronize(session, &*cluster, request).await?;
-    let (_, found) = session.resolve_table(&table_name(table)?)?;
-    let batch = report.batch(|key| partition_name(&found.scheme, key))?;
+    let scheme = match &report.made {
+        Some(made) => Arc::new(PartitionScheme::new(made)?),
+        None => session.resolve_table(&table_name(table)?)?.1.scheme.clone(),
+    };
+    let batch = report.batch(|key| partition_name(&scheme, key))?;
     let rows = futures::stream::once(async move { Ok(batch) });
     Ok(Outcome::Rows(Box::pin(RecordBatchStreamAdapter::new(schema(), rows))))
 }

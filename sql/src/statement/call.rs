@@ -12,6 +12,7 @@ use datafusion::{
     optimizer::simplify_expressions::ExprSimplifier,
     sql::sqlparser::ast::{Expr, ExprWithAlias},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::query::bind;
 use crate::{
@@ -19,12 +20,13 @@ use crate::{
     procedure::{self, Argument},
 };
 
-/// Evaluates the arguments and calls.
+/// Evaluates the arguments and calls. When `stop` fires, a procedure that takes long ends where it can.
 pub(crate) async fn call(
     session: &Session,
     name: &str,
     arguments: &[(Option<String>, Expr)],
     parameters: &[ScalarValue],
+    stop: &CancellationToken,
 ) -> Result<Outcome> {
     let state = session.planning_state();
     let moment = SimplifyContext::builder()
@@ -61,5 +63,5 @@ pub(crate) async fn call(
         .iter()
         .map(|(name, expr)| Ok(Argument { name: name.clone(), value: evaluate(expr)? }))
         .collect::<Result<_>>()?;
-    procedure::call(session, name, arguments).await
+    procedure::call(session, name, arguments, stop).await
 }

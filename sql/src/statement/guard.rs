@@ -47,6 +47,31 @@ impl Guard {
         .await
     }
 
+    /// Runs `work` to its end. When the guard fires, `stop` is told, and work that heeds it ends soon; what was done all the
+    /// same is no error.
+    pub(crate) async fn stop<T>(
+        &mut self,
+        stop: &CancellationToken,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        let mut fired = None;
+        let done = poll_fn(|context| {
+            if fired.is_none()
+                && let Poll::Ready(error) = self.poll_fired(context)
+            {
+                stop.cancel();
+                fired = Some(error);
+            }
+            work.as_mut().poll(context)
+        })
+        .await;
+        match (done, fired) {
+            (Err(error), Some(fired)) if error.sqlstate == fired.sqlstate => Err(fired.detail(error.message)),
+            (done, _) => done,
+        }
+    }
+
     /// Puts the guard around a statement's rows.
     pub(crate) fn rows(self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
         Box::pin(Guarded { guard: Some(self), rows })

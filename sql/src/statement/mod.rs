@@ -3,9 +3,11 @@
 //! [`parse`] turns text into checked [`Kind`]s: an allowlist, everything else is refused by name. Each kind runs in a
 //! file of its own: [`query`] (its columns' names: [`heading`]), [`insert`] (literal rows in [`values`], without a query plan), [`copy`], [`ddl`], [`drop_partition`],
 //! [`settings`], [`transaction`] (with [`synchronous`], who must have it), [`call`]. Rows on their way into a table pass [`cast`].
+//! [`condition`] is what procedures take as `where`.
 
 pub(crate) mod call;
 pub(crate) mod cast;
+pub(crate) mod condition;
 pub(crate) mod copy;
 pub(crate) mod ddl;
 pub(crate) mod drop_partition;

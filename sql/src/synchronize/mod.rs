@@ -18,6 +18,7 @@ mod shape;
 mod source;
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use tailrace_engine::{Table, TableId};
 
 use self::{local::Local, partition::Mover, plan::Item, predicate::Predicate, shape::Shape};
 pub(crate) use report::schema as report_schema;
@@ -51,13 +52,23 @@ pub struct Request {
     pub delete_extra: bool,
     /// Whether a table that is not here is made, and its database.
     pub create: bool,
+    /// Only says what it would do.
+    pub dry_run: bool,
 }
 
 impl Request {
     /// Everything of a table, with what is not said at its default.
     pub fn new(table: &str) -> Self {
         let table = table.to_owned();
-        Self { table, predicate: None, by_partition: true, parallel: 4, delete_extra: true, create: false }
+        Self {
+            table,
+            predicate: None,
+            by_partition: true,
+            parallel: 4,
+            delete_extra: true,
+            create: false,
+            dry_run: false,
+        }
     }
 }
 
@@ -93,19 +104,30 @@ async fn run(session: &Session, source: &dyn Source, request: &Request, progress
         }
         // Nothing is made for a table that cannot be.
         there.definition(&name.table)?;
-        create_database(session, &database, true).await?;
-        version = local.engine.version();
+        if !request.dry_run {
+            create_database(session, &database, true).await?;
+            version = local.engine.version();
+        }
     }
-    local.engine.begin(&database)?;
+    if version.database(&database).is_some() {
+        local.engine.begin(&database)?;
+    }
+    let mut report = Report::default();
     if version.database(&database).is_none_or(|found| found.table(&name.table).is_none()) {
         if !request.create {
             return Err(SqlError::new("42P01", format!("table \"{database}.{}\" does not exist here", name.table))
                 .hint("CREATE TABLE as it is there, or create => true"));
         }
         let definition = there.definition(&name.table)?;
-        local.engine.create_table(&database, definition).await?;
+        match request.dry_run {
+            true => report.made = Some(Table::create(TableId(1), definition)?),
+            false => drop(local.engine.create_table(&database, definition).await?),
+        }
     }
-    let here = Shape::of(&local, &database, &name.table).await?;
+    let here = match report.made {
+        None => Shape::of(&local, &database, &name.table).await?,
+        Some(_) => there.clone(),
+    };
     here.check_equal(&there, source.name())?;
     let predicate = match &request.predicate {
         Some(text) => Some(Predicate::check(session, &here, text)?),
@@ -113,11 +135,21 @@ async fn run(session: &Session, source: &dyn Source, request: &Request, progress
     };
     let mover = Mover { source, local: &local, database, shape: here, table: name.table.clone(), predicate };
     progress.state("COMPARING");
-    let ours = mover.digests(&local).await?;
+    let ours = match report.made {
+        None => mover.digests(&local).await?,
+        Some(_) => plan::Digests::default(),
+    };
     let theirs = mover.digests(source).await?;
     let items = plan::plan(ours, theirs, request.delete_extra);
     progress.planned(&items);
-    let mut report = Report::default();
+    if request.dry_run {
+        progress.foretold();
+        report.partitions.extend(items.iter().map(|item| match item.action.is_quiet() {
+            true => ReportedPartition::left_alone(item),
+            false => ReportedPartition::to_do(item),
+        }));
+        return Ok(report);
+    }
     let (quiet, moving): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| item.action.is_quiet());
     report.partitions.extend(quiet.iter().map(ReportedPartition::left_alone));
     let done = if request.by_partition {

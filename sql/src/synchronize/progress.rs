@@ -175,6 +175,11 @@ impl Entry {
         self.0.now.lock().done += partitions as u64;
     }
 
+    /// It is over, and nothing was moved.
+    pub(super) fn foretold(&self) {
+        self.0.end("FINISHED", Some("a dry run: nothing was changed".to_owned()));
+    }
+
     pub(super) fn end(&self, result: Result<(), &SqlError>) {
         match result {
             Ok(()) => self.0.end("FINISHED", None),

@@ -6,7 +6,7 @@ use datafusion::arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
-use tailrace_engine::PartitionKey;
+use tailrace_engine::{PartitionKey, Table};
 
 use super::plan::Item;
 use crate::Result;
@@ -24,6 +24,12 @@ pub enum Action {
     Removed,
     /// It is here alone, and was left as it is.
     Extra,
+    /// Of a dry run: it would come.
+    Copy,
+    /// Of a dry run: it would be made equal.
+    Replace,
+    /// Of a dry run: it would go.
+    Remove,
 }
 
 impl Action {
@@ -35,6 +41,19 @@ impl Action {
             Self::Replaced => "REPLACED",
             Self::Removed => "REMOVED",
             Self::Extra => "EXTRA",
+            Self::Copy => "COPY",
+            Self::Replace => "REPLACE",
+            Self::Remove => "REMOVE",
+        }
+    }
+
+    /// What is said of it before it is done.
+    fn to_do(self) -> Self {
+        match self {
+            Self::Copied => Self::Copy,
+            Self::Replaced => Self::Replace,
+            Self::Removed => Self::Remove,
+            other => other,
         }
     }
 
@@ -51,15 +70,20 @@ pub struct ReportedPartition {
     pub key: PartitionKey,
     /// What became of it.
     pub action: Action,
-    /// Rows that came from the other side; of one that was removed, those that went.
+    /// Rows that came from the other side, or would come; of one that is removed, those that go.
     pub rows: u64,
-    /// Bytes of those that came, as Arrow.
+    /// Bytes of those that came, as Arrow; 0 in a dry run.
     pub bytes: u64,
 }
 
 impl ReportedPartition {
     pub(super) fn left_alone(item: &Item) -> Self {
         Self { key: item.key.clone(), action: item.action, rows: 0, bytes: 0 }
+    }
+
+    pub(super) fn to_do(item: &Item) -> Self {
+        let rows = if item.action == Action::Removed { item.here.rows } else { item.there.rows };
+        Self { key: item.key.clone(), action: item.action.to_do(), rows, bytes: 0 }
     }
 }
 
@@ -68,6 +92,8 @@ impl ReportedPartition {
 pub struct Report {
     /// One each.
     pub partitions: Vec<ReportedPartition>,
+    /// The table that would be made, where a dry run found none.
+    pub made: Option<Table>,
 }
 
 impl Report {

@@ -1,6 +1,7 @@
 //! Statements and the wire protocol against a real engine in temporary folders.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod backup;
 mod copy;
 mod ddl;
 mod digests;

@@ -197,6 +197,43 @@ async fn two_nodes_that_differ_at_random_are_equal_afterwards_and_only_that_was_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let (here_node, here, _there_node, there) = sites().await;
+    let insert = "INSERT INTO market.bars VALUES";
+    let day = |day: u32| format!("'2023-01-{day:02} 10:00:00', 'a', 1");
+    here.tag(&format!("{insert} (1, {}), (2, {}), (3, {}), (4, {})", day(1), day(2), day(3), day(3))).await;
+    there.client.tag(&format!("{insert} (1, {}), (7, {}), (8, {}), (5, {})", day(1), day(2), day(2), day(4))).await;
+    let before = (here_node.engine.version().database("market").unwrap().position, rows(&here).await);
+    let dry = Request { dry_run: true, ..all() };
+    let report = synchronize(&here.0, &there, dry.clone()).await.unwrap();
+    let expected = [(Action::Equal, 0), (Action::Replace, 2), (Action::Remove, 2), (Action::Copy, 1)];
+    assert_eq!(actions(&report), expected);
+    let keeps = Request { delete_extra: false, by_partition: false, ..dry.clone() };
+    assert_eq!(actions(&synchronize(&here.0, &there, keeps).await.unwrap())[2], (Action::Extra, 0));
+    let after = (here_node.engine.version().database("market").unwrap().position, rows(&here).await);
+    assert_eq!(after, before);
+    assert_eq!(there.rows.load(Ordering::SeqCst), 0, "no rows were asked for");
+    let runs = here.rows("SELECT DISTINCT state, message FROM system.synchronizations").await;
+    assert_eq!(runs, ["FINISHED|a dry run: nothing was changed"]);
+    // What it says is what is done.
+    let done = synchronize(&here.0, &there, all()).await.unwrap();
+    let expected = [(Action::Equal, 0), (Action::Replaced, 2), (Action::Removed, 2), (Action::Copied, 1)];
+    assert_eq!(actions(&done), expected);
+    // A table that is not here is not made.
+    here.tag("DROP TABLE market.bars").await;
+    synchronize(&here.0, &there, dry.clone()).await.unwrap_err();
+    let creates = Request { create: true, ..dry };
+    let report = synchronize(&here.0, &there, creates.clone()).await.unwrap();
+    assert_eq!(actions(&report), [(Action::Copy, 1), (Action::Copy, 2), (Action::Copy, 1)]);
+    assert_eq!(here.state("SELECT * FROM market.bars").await, "42P01");
+    // Nor its database.
+    here.tag("DROP DATABASE market").await;
+    let report = synchronize(&here.0, &there, creates).await.unwrap();
+    assert_eq!(report.partitions.len(), 3);
+    assert!(here_node.engine.version().database("market").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_a_condition_other_rows_stay() {
     let (_here_node, here, _there_node, there) = sites().await;
     let insert = "INSERT INTO market.bars VALUES";

@@ -11,6 +11,7 @@ use crate::{
     DatabaseVersion, DatafileMeta, Engine, EngineError, EpochEntry, PartitionKey, PartitionScheme, RepairManifest,
     RepairTable, Result, Table,
     backup::{
+        cancel::unless_cancelled,
         copy::read_file,
         manifest::{BackupDatabase, BackupFile, BackupPartition},
     },
@@ -70,7 +71,21 @@ impl Restore<'_> {
     /// Returns the new position, and rows and bytes that were fetched.
     pub(super) async fn install(&self, database: &BackupDatabase, name: &str) -> Result<(Position, u64, u64)> {
         let staged = Staged::new(self.engine);
-        let (tables, bytes) = self.fetch(database, name, &staged).await?;
+        let prepared = self.prepare(database, name, &staged);
+        let (version, rows, bytes) = unless_cancelled(&self.request.cancel, "the restore", prepared).await?;
+        let engine = self.engine.clone();
+        let position = self.engine.to_the_end(async move { engine.install_restored(version, staged).await }).await?;
+        Ok((position, rows, bytes))
+    }
+
+    /// Fetches all files, and goes on to the point that is wanted.
+    async fn prepare(
+        &self,
+        database: &BackupDatabase,
+        name: &str,
+        staged: &Staged,
+    ) -> Result<(DatabaseVersion, u64, u64)> {
+        let (tables, bytes) = self.fetch(database, name, staged).await?;
         let rows = tables.iter().flat_map(|table| &table.datafiles).map(|(_, meta)| meta.rows).sum();
         let manifest = RepairManifest {
             name: name.to_owned(),
@@ -85,12 +100,10 @@ impl Restore<'_> {
         let state = held_state(&manifest);
         let (mut version, _) = restore_version(self.engine, &state)?;
         if let Some(until) = &self.request.until {
-            let replayed = Replayed { restore: self, database, staged: &staged };
+            let replayed = Replayed { restore: self, database, staged };
             version = replayed.run(version, until).await?;
         }
-        let engine = self.engine.clone();
-        let position = self.engine.to_the_end(async move { engine.install_restored(version, staged).await }).await?;
-        Ok((position, rows, bytes))
+        Ok((version, rows, bytes))
     }
 
     /// Copies all files into the store.

@@ -14,10 +14,12 @@ mod table;
 use std::{fmt, sync::Arc, time::Duration};
 
 use tailrace_wal::{CommitTime, Position, Seq};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
-    BackupLocation, PartitionPattern,
+    BackupLocation, PartitionChoice,
+    cancel::unless_cancelled,
     encryption::Identities,
     manifest::{BackupId, BackupManifest},
     parallel,
@@ -49,24 +51,26 @@ pub struct RestoreRequest {
     pub identities: Option<Identities>,
     /// Goes on from the backup with the archived log.
     pub until: Option<PointInTime>,
+    /// Ends it early: databases and tables that are done stay, of the one under way nothing does.
+    pub cancel: CancellationToken,
 }
 
 /// What of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum RestoreScope {
     /// All that is in it.
     #[default]
     Everything,
     /// One database.
     Database(String),
-    /// One table, or those of its partitions that match.
+    /// One table, or those of its partitions that all filters pick.
     Table {
         /// Its database.
         database: String,
         /// Its name.
         table: String,
         /// Which partitions.
-        partitions: Option<PartitionPattern>,
+        partitions: Vec<PartitionChoice>,
     },
 }
 
@@ -153,7 +157,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] lists everything that stands against it; nothing was changed then. A table that somebody
-    /// else changes meanwhile is an [`EngineError::Conflict`]: what came before it stays restored.
+    /// else changes meanwhile is an [`EngineError::Conflict`]: what came before it stays restored, and so with
+    /// [`EngineError::Cancelled`] when `request.cancel` fired.
     pub async fn restore(
         self: &Arc<Self>,
         location: &BackupLocation,
@@ -172,7 +177,7 @@ impl Engine {
     ) -> Result<RestoreReport> {
         self.check_open()?;
         let begun = self.clock.monotonic();
-        let manifest = choose(location, &request).await?;
+        let manifest = unless_cancelled(&request.cancel, "the restore", choose(location, &request)).await?;
         running.name(manifest.id.as_str());
         if manifest.encryption.is_some() && request.identities.is_none() {
             return Err(EngineError::Invalid(format!(
@@ -180,7 +185,7 @@ impl Engine {
                 manifest.id
             )));
         }
-        let plan = Plan::make(self, &manifest, &request).await?;
+        let plan = unless_cancelled(&request.cancel, "the restore", Plan::make(self, &manifest, &request)).await?;
         let mut report = RestoreReport {
             backup: manifest.id.clone(),
             steps: plan.describe(),
@@ -194,8 +199,23 @@ impl Engine {
         if !request.dry_run {
             plan.expect(&running.task);
             let restore = Restore { engine: self, location, manifest: &manifest, request: &request, running };
-            for step in plan.steps {
-                restore.step(step, &mut report).await?;
+            let steps = plan.steps.len();
+            let mut made = None;
+            for (done, step) in plan.steps.into_iter().enumerate() {
+                let makes = match &step {
+                    Step::CreateDatabase(name) => Some(name.clone()),
+                    _ => None,
+                };
+                if let Err(error) = restore.step(step, &mut report).await {
+                    restore.clear(made.as_deref()).await;
+                    return Err(match error {
+                        EngineError::Cancelled(what) => EngineError::Cancelled(format!(
+                            "{what}: {done} of {steps} steps were done and stay, the others were not; run it again to go on"
+                        )),
+                        error => error,
+                    });
+                }
+                made = makes.or(made);
             }
         }
         report.elapsed = self.clock.monotonic().saturating_sub(begun);
@@ -213,6 +233,17 @@ struct Restore<'a> {
 }
 
 impl Restore<'_> {
+    /// After a failure a database that was made for tables goes again, unless there are some.
+    async fn clear(&self, made: Option<&str>) {
+        let Some(name) = made else { return };
+        let version = self.engine.version();
+        let is_empty = version.database(name).is_some_and(|database| database.tables().next().is_none());
+        drop(version);
+        if is_empty && let Err(error) = self.engine.drop_empty_database(name).await {
+            tracing::warn!(%error, database = name, "a database that was made for a restore was not dropped again");
+        }
+    }
+
     async fn step(&self, step: Step<'_>, report: &mut RestoreReport) -> Result<()> {
         match step {
             Step::Install { database, name } => {

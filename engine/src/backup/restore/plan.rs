@@ -6,9 +6,10 @@ use tailrace_wal::Seq;
 
 use super::{RestoreMode, RestoreRequest, RestoreScope, RestoreTarget};
 use crate::{
-    ColumnDefinition, DatabaseVersion, Engine, EngineError, Result, Role, SeenPartition, Table, TableDefinition,
-    TableVersion, Version,
+    ColumnDefinition, DatabaseVersion, Engine, EngineError, PartitionKey, Result, Role, SeenPartition, Table,
+    TableDefinition, TableVersion, Version,
     backup::{
+        PartitionChoice,
         manifest::{BackupDatabase, BackupManifest, BackupPartition, BackupTable},
         progress::BackupTask,
     },
@@ -305,30 +306,29 @@ impl<'a> Planner<'a, '_> {
             partitions: Vec::new(),
             skipped: 0,
         };
-        let pattern = match &self.request.what {
-            RestoreScope::Table { partitions, .. } => partitions.as_ref(),
-            _ => None,
+        let choices: &[PartitionChoice] = match &self.request.what {
+            RestoreScope::Table { partitions, .. } => partitions,
+            _ => &[],
         };
-        let scheme = crate::PartitionScheme::new(&source.table)?;
-        let mut matched = pattern.is_none();
-        for partition in &source.partitions {
-            if let Some(pattern) = pattern {
-                if !pattern.matches(&scheme.describe(&partition.key)?) {
-                    continue;
-                }
-                matched = true;
-            }
+        let mut wanted: Vec<&BackupPartition> = source.partitions.iter().collect();
+        for choice in choices {
+            let keys: Vec<PartitionKey> = wanted.iter().map(|partition| partition.key.clone()).collect();
+            let mut chosen = choice.choose(&source.table, &keys)?.into_iter();
+            wanted.retain(|_| chosen.next().unwrap_or_default());
+        }
+        if let ([_, ..], []) = (choices, &wanted[..]) {
+            let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
+            self.conflicts.push(format!(
+                "no partition of table {} in the backup {}",
+                source.table.name,
+                choices.join(" and ")
+            ));
+        }
+        for partition in wanted {
             match self.partition(here, target.as_ref(), partition, database, &name).await? {
                 Some(action) => step.partitions.push(PartitionStep { source: partition, action }),
                 None => step.skipped += 1,
             }
-        }
-        if let (false, Some(pattern)) = (matched, pattern) {
-            self.conflicts.push(format!(
-                "no partition of table {} in the backup is like {:?}",
-                source.table.name,
-                pattern.as_str()
-            ));
         }
         self.steps.push(Step::Table(step));
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tailrace_wal::{ArchiveTail, Frame, LogError, RecordKind, Seq, Tail};
+use tailrace_wal::{Archive, ArchiveEntry, ArchiveTail, Frame, LogError, RecordKind, Seq, Tail};
 
 use super::{PointInTime, Restore, RestorePoint, install::Staged};
 use crate::{
@@ -85,12 +85,16 @@ impl Replayed<'_, '_> {
     }
 
     async fn replay(&self, version: &mut DatabaseVersion, until: &PointInTime) -> Result<()> {
-        let mut source = self.open(until).await.map_err(|error| self.unreadable(error, version.position.seq))?;
+        let unreadable = |error: LogError, at: Seq, archive: Option<&Archive>| self.unreadable(error, at, archive);
+        let archive = self.archive(until).map_err(|error| unreadable(error, version.position.seq, None))?;
+        let archive = archive.as_ref();
+        let opened = self.open(until, archive).await;
+        let mut source = opened.map_err(|error| unreadable(error, version.position.seq, archive))?;
         let mut changes = Changes::default();
         let mut held: HashMap<TransactionKey, Vec<HeldFragment>> = HashMap::new();
         let mut bytes = 0;
         loop {
-            let next = source.next().await.map_err(|error| self.unreadable(error, version.position.seq))?;
+            let next = source.next().await.map_err(|error| unreadable(error, version.position.seq, archive))?;
             source = next.0;
             let Some(frame) = next.1 else { break };
             let key = transaction_key(&frame.header);
@@ -127,25 +131,28 @@ impl Replayed<'_, '_> {
         self.write(version, &mut changes).await
     }
 
-    async fn open(&self, until: &PointInTime) -> std::result::Result<Source, LogError> {
+    /// The archive that is named, or this node's own.
+    fn archive(&self, until: &PointInTime) -> std::result::Result<Option<Archive>, LogError> {
+        let Some(url) = &until.archive else { return Ok(self.restore.engine.archive().cloned()) };
+        let archive = open_archive(url, self.restore.manifest.node).map_err(|error| LogError::Archive {
+            operation: "open",
+            object: url.to_string(),
+            reason: error.to_string(),
+        })?;
+        Ok(Some(archive))
+    }
+
+    /// The log behind the backup. That of this node goes on where its own archive ends.
+    async fn open(&self, until: &PointInTime, archive: Option<&Archive>) -> std::result::Result<Source, LogError> {
         let engine = self.restore.engine;
         let (history, after) = (self.database.position.history, self.database.restart_seq);
-        match (&until.archive, engine.archive()) {
-            (Some(url), _) => {
-                let archive = open_archive(url, self.restore.manifest.node).map_err(|error| LogError::Archive {
-                    operation: "open",
-                    object: url.to_string(),
-                    reason: error.to_string(),
-                })?;
+        match archive {
+            Some(archive) => {
                 archive.refresh().await?;
-                Ok(Source::Archived(Box::new(archive.tail(None, history, after).await?)))
+                let log = until.archive.is_none().then(|| engine.log());
+                Ok(Source::Archived(Box::new(archive.tail(log, history, after).await?)))
             }
-            (None, Some(archive)) => {
-                archive.refresh().await?;
-                let tail = archive.tail(Some(engine.log()), history, after).await?;
-                Ok(Source::Archived(Box::new(tail)))
-            }
-            (None, None) => {
+            None => {
                 let log = engine.log().clone();
                 let tail = tokio::task::spawn_blocking(move || log.tail(history, after)).await;
                 Ok(Source::Log(Box::new(tail.map_err(|_| LogError::Closed)??)))
@@ -229,17 +236,35 @@ impl Replayed<'_, '_> {
     }
 
     /// What stands between the backup and the point, by its seqs.
-    fn unreadable(&self, error: LogError, at: Seq) -> EngineError {
-        let name = &self.database.name;
-        let gone = |first: Seq, last: Option<Seq>, reason: String| EngineError::Storage {
-            operation: "read the log",
-            object: match last {
-                Some(last) => format!("transactions {first} to {last} of database {name:?}"),
-                None => format!("transaction {first} of database {name:?}"),
-            },
-            reason: format!("{reason}; restore to seq {at} at most, or from a later backup"),
+    fn unreadable(&self, error: LogError, at: Seq, archive: Option<&Archive>) -> EngineError {
+        let (name, history) = (&self.database.name, self.database.position.history);
+        let gone = |first: Seq, last: Option<Seq>, reason: String| {
+            let which = match last {
+                Some(last) if last != first => format!("transactions {first} to {last}"),
+                _ => format!("transaction {first}"),
+            };
+            EngineError::Storage {
+                operation: "read",
+                object: format!("{which} of database {name:?} (history {history})"),
+                reason: format!("{reason}; restore to seq {at} at most, or from a later backup"),
+            }
+        };
+        // The archive's list says what was in a segment that is not there, or damaged.
+        let listed = || {
+            let entries = archive.map(Archive::entries).unwrap_or_default();
+            entries.iter().find_map(|entry| match &**entry {
+                ArchiveEntry::Segment(segment) => {
+                    let held = segment.histories.iter().find(|held| held.history == history)?;
+                    (held.upto > at).then_some(held.upto)
+                }
+                ArchiveEntry::Gap(_) => None,
+            })
         };
         match &error {
+            LogError::Archive { .. } | LogError::Corrupt { .. } => match listed() {
+                Some(upto) => gone(at.next(), Some(upto), error.to_string()),
+                None => error.into(),
+            },
             LogError::ArchiveGap { missing: Some(missing), .. } => {
                 gone(missing.after.next(), Some(missing.upto), error.to_string())
             }

@@ -8,7 +8,7 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt as _, memory::InMemory, path::Path as ObjectPath};
-use parquet::arrow::ProjectionMask;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, async_reader::AsyncFileReader};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Restore;
@@ -17,13 +17,14 @@ use crate::{
     backup::{
         copy::{measure, read_file},
         manifest::BackupFile,
+        sealed::SealedFile,
     },
     digest::read::open_parquet,
 };
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16 << 10;
-/// Longest plain file that is read into memory at once, bytes. Longer ones are read where they lie, after a check.
+/// Longest file that is read into memory at once, bytes. Longer ones are read where they lie, after a check.
 const WHOLE_BYTES: u64 = 64 << 20;
 
 /// Batches in the order of their file.
@@ -31,15 +32,18 @@ pub(in crate::backup) type Batches = BoxStream<'static, Result<RecordBatch>>;
 
 impl Restore<'_> {
     /// The rows of a file of the backup, with the columns of a table: by name, NULL where the file lacks one. Nothing
-    /// comes before length and hash have been checked. An encrypted file is in memory as a whole.
+    /// comes before length and hash have been checked.
     pub(super) async fn rows_of(&self, file: &BackupFile, schema: &SchemaRef) -> Result<Batches> {
         let task = &self.running.task;
         let shown = format!("{} of backups at {}", file.name, self.location);
-        if self.manifest.encryption.is_none() && file.bytes > WHOLE_BYTES {
+        if file.bytes > WHOLE_BYTES {
             let found = measure(self.location, &file.name, task).await?;
             if found.is_none_or(|found| found.bytes != file.bytes || found.hash != file.hash) {
                 let reason = "it is missing or damaged: its length or hash is not that of the manifest".to_owned();
                 return Err(self.location.wrong(&file.name, reason));
+            }
+            if let (Some(_), Some(identities)) = (&self.manifest.encryption, &self.request.identities) {
+                return read_sealed(SealedFile::open(self.location, file, identities).await?, shown, schema).await;
             }
             return read(self.location.store(), self.location.object(&file.name)?, file.bytes, shown, schema).await;
         }
@@ -81,6 +85,21 @@ pub(in crate::backup) async fn read(
 ) -> Result<Batches> {
     let failed = move |reason: String| EngineError::Storage { operation: "read", object: shown.clone(), reason };
     let builder = open_parquet(store, object, bytes).await.map_err(&failed)?;
+    batches(builder, failed, schema)
+}
+
+/// The same of an encrypted file.
+async fn read_sealed(file: SealedFile, shown: String, schema: &SchemaRef) -> Result<Batches> {
+    let failed = move |reason: String| EngineError::Storage { operation: "read", object: shown.clone(), reason };
+    let opened = ParquetRecordBatchStreamBuilder::new(file).await;
+    batches(opened.map_err(|error| failed(error.to_string()))?, failed, schema)
+}
+
+fn batches<R: AsyncFileReader + Unpin + Send + 'static>(
+    builder: ParquetRecordBatchStreamBuilder<R>,
+    failed: impl Fn(String) -> EngineError + Send + 'static,
+    schema: &SchemaRef,
+) -> Result<Batches> {
     let fields = builder.schema().fields();
     let roots: Vec<usize> = fields
         .iter()

@@ -7,7 +7,7 @@ use super::{
     plan::{Action, TableStep},
     rows::Counted,
 };
-use crate::{CommitOptions, Durability, EngineError, Result, Transaction};
+use crate::{CommitOptions, Durability, EngineError, Result, Transaction, backup::cancel::unless_cancelled};
 
 impl Restore<'_> {
     /// All partitions of a table at once. Memory holds a batch or a file at a time; of a partition that is merged, a hash
@@ -32,7 +32,7 @@ impl Restore<'_> {
 
     async fn fill(&self, step: &TableStep<'_>, report: &mut RestoreReport) -> Result<()> {
         let mut transaction = self.engine.begin(&step.database)?;
-        match self.write(&mut transaction, step).await {
+        match unless_cancelled(&self.request.cancel, "the restore", self.write(&mut transaction, step)).await {
             Ok(bytes) => {
                 let options = CommitOptions { durability: Some(Durability::Durable), idempotency_key: None };
                 report.rows += transaction.commit(options).await?.rows;

@@ -210,9 +210,10 @@ fn scope(scope: &BackupScope) -> String {
     match scope {
         BackupScope::Cluster => "cluster".to_owned(),
         BackupScope::Database(name) => format!("database {name}"),
-        BackupScope::Table { database, table, partitions: None } => format!("table {database}.{table}"),
-        BackupScope::Table { database, table, partitions: Some(pattern) } => {
-            format!("partitions {pattern} of table {database}.{table}")
+        BackupScope::Table { database, table, partitions, condition } => {
+            let pattern = partitions.as_ref().map_or_else(String::new, |pattern| format!("partitions {pattern} of "));
+            let condition = condition.as_ref().map_or_else(String::new, |condition| format!(" where {condition}"));
+            format!("{pattern}table {database}.{table}{condition}")
         }
         BackupScope::Query(query) => format!("query {query}"),
     }
