@@ -409,7 +409,9 @@ impl Archive {
     ) -> Result<Option<Lsn>, LogError> {
         for entry in segments.iter().rev() {
             let ArchiveEntry::Segment(segment) = &**entry else { continue };
-            let may_hold = segment.history(id).is_some_and(|held| held.upto >= seq);
+            // One that lies behind it altogether is not opened: it may be missing, and then only what it held is.
+            let may_hold =
+                segment.history(id).is_some_and(|held| held.upto >= seq && (held.after < seq || held.broken.is_some()));
             if !may_hold {
                 continue;
             }
