@@ -35,7 +35,7 @@ impl Work {
 }
 
 /// How long a place has to take a mark away; beyond that it dies of age.
-const RELEASE_MAX: Duration = Duration::from_secs(2);
+pub(super) const RELEASE_MAX: Duration = Duration::from_secs(2);
 
 /// A mark of this process; dropping it takes it away in the background.
 #[derive(Debug)]

@@ -83,7 +83,7 @@ impl Engine {
         running: &Running,
     ) -> Result<BackupReport> {
         self.check_open()?;
-        let mark = unless_cancelled(&request.cancel, "the backup", self.mark_backup(location, &id)).await?;
+        let mark = self.mark_backup(location, &id, &request.cancel).await?;
         let made = self.backup_rows_marked(location, &request, source, rows, (id, running, &mark)).await;
         mark.release().await;
         made

@@ -16,7 +16,7 @@ use super::{
     hold::{Held, HeldPartition, HeldTable},
     location::manifest_name,
     manifest::{BackupDatabase, BackupFile, BackupId, BackupManifest, BackupPartition, BackupScope, BackupTable},
-    mark::{Mark, Work, living, occupied},
+    mark::{Mark, RELEASE_MAX, Work, living, occupied},
     parallel,
     progress::{BackupKind, BackupTask, Running},
 };
@@ -122,7 +122,7 @@ impl Engine {
         running: &Running,
     ) -> Result<BackupReport> {
         self.check_open()?;
-        let mark = unless_cancelled(&request.cancel, "the backup", self.mark_backup(location, &id)).await?;
+        let mark = self.mark_backup(location, &id, &request.cancel).await?;
         let made = self.backup_marked(location, &request, id, running, &mark).await;
         mark.release().await;
         made
@@ -165,8 +165,26 @@ impl Engine {
     }
 
     /// Marks that a backup is under way. Whoever has it releases it at the end, whatever that is.
-    pub(super) async fn mark_backup(&self, location: &BackupLocation, id: &BackupId) -> Result<Mark> {
-        Mark::set(location, Work::Backup, id.as_str(), self.node, &*self.clock).await
+    pub(super) async fn mark_backup(
+        &self,
+        location: &BackupLocation,
+        id: &BackupId,
+        cancel: &CancellationToken,
+    ) -> Result<Mark> {
+        // A put that is dropped halfway may be done all the same, behind the back of whoever takes the mark away.
+        let (place, id, node, clock) = (location.clone(), id.clone(), self.node, self.clock.clone());
+        let mut setting =
+            tokio::spawn(async move { Mark::set(&place, Work::Backup, id.as_str(), node, &*clock).await });
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                if let Ok(Ok(Ok(mark))) = tokio::time::timeout(RELEASE_MAX, setting).await {
+                    mark.release().await;
+                }
+                Err(EngineError::Cancelled("the backup was cancelled".to_owned()))
+            }
+            set = &mut setting => set.map_err(|error| location.failed("write", "a mark", &object_store::Error::from(error)))?,
+        }
     }
 
     /// Refuses a location that is being pruned. A mark of one's own comes first.
