@@ -308,6 +308,8 @@ async fn a_point_in_time_comes_from_the_archive_of_a_node_that_is_gone() {
         other.sql(&restore(seq, &name)).await;
         assert_eq!(other.sql(&sums_of(&name)).await, [sums(0..rows)]);
     }
+    let stored = || files(&other.dir).into_iter().filter(|path| path.ends_with(".parquet")).collect::<Vec<_>>();
+    let before = stored();
     let (_, words) = other.connect().await.refusal(&restore(8, "beyond")).await;
     assert!(words.contains("ends at seq 7"), "{words}");
     // One segment from the middle of the archive is lost: what it held is named.
@@ -331,8 +333,6 @@ async fn a_point_in_time_comes_from_the_archive_of_a_node_that_is_gone() {
     let segments: Vec<String> = files(&archive).into_iter().filter(is_lost).collect();
     assert_eq!(segments.len(), 1, "{segments:?}");
     std::fs::remove_file(&segments[0]).unwrap();
-    let stored = || files(&other.dir).into_iter().filter(|path| path.ends_with(".parquet")).collect::<Vec<_>>();
-    let before = stored();
     let (_, words) = other.connect().await.refusal(&restore(7, "gap")).await;
     let which =
         if upto == after + 1 { format!("transaction {upto}") } else { format!("transactions {} to {upto}", after + 1) };
