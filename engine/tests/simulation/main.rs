@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod calls;
+mod drops;
 mod node;
 mod oracle;
 mod seeds;

@@ -3,6 +3,7 @@
 //! | file | what is tested |
 //! |---|---|
 //! | `feeds`, `lifecycle` | records arrive, over restarts of either side, repairs, ends of histories |
+//! | `interrupted_repair` | a repair whose session is lost goes on with what it has |
 //! | `states` | failing tasks: one database stops alone; skip, retry, repair |
 //! | `newer_primary` | an operation that this version does not know: never passed over in silence |
 //! | `flow` | raw or compressed as the link is, limits of rate and memory |
@@ -16,6 +17,7 @@
 mod admission;
 mod feeds;
 mod flow;
+mod interrupted_repair;
 mod lifecycle;
 mod long_transactions;
 mod newer_primary;

@@ -6,6 +6,7 @@ mod copy;
 mod ddl;
 mod digests;
 mod drop_partition;
+mod end;
 mod feed;
 mod flight;
 mod insert;
