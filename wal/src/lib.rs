@@ -19,7 +19,7 @@
 //!
 //! | path | files |
 //! |---|---|
-//! | append | `payload` (hashes, by the producer) → `log` → `queue` (whose turn it is) → `writer/turn` (the thread's or the appender's) → `writer/mod` (a turn) → `writer/unit` (LSNs, headers by `history`, slices) → `writer/active` (zeros ahead, one write, fdatasync) → `disk`; then `index`, `marks`, and the waiters |
+//! | append | `payload` (hashes, by the producer) → `log` → `queue` (whose turn it is) → `writer/turn` (the thread's or the appender's; nobody's during a `writer/sync` that no append waits for) → `writer/mod` (a turn) → `writer/unit` (LSNs, headers by `history`, slices) → `writer/active` (zeros ahead, one write, fdatasync) → `disk`; then `index`, `marks`, and the waiters |
 //! | new segment | `writer/mod` → `writer/active` (cut, `footer`, sync; then a `.tmp`, synced and renamed) |
 //! | read | `tail` (plans a run over `index`, reads it with one call, checks each `frame` and `payload`) ← `shared` (where a reader starts) ← `segment` (opens a file, reads its `footer`) |
 //! | start | `log` → `recovery/mod` (chain of segments, what to cut, keep and write again) → `recovery/scan` (frame by frame) → `history` (the same fold as on writing) |

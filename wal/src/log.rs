@@ -318,6 +318,12 @@ impl Log {
         self.inner.shared.marks.watch()
     }
 
+    /// Waits until the log is poisoned or shut down.
+    pub async fn ended(&self) {
+        let mut ended = self.inner.shared.marks.watch_end();
+        while ended.changed().await.is_ok() {}
+    }
+
     /// Reads one history, durable records only, in log order (fragments, aborts and commits), starting with the
     /// first record after the commit of `after`. Replicas pass the restart seq of their position.
     /// [`LogError::Truncated`] below [`Log::retained_after`]; the reader gives the same error when a repair replaces

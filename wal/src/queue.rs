@@ -5,7 +5,8 @@
 //!
 //! *No wake-up is lost.* The thread sleeps only after it has seen, under that lock, that there is nothing for it to do:
 //! nothing waits, or someone else has the turn. Only these make something for it to do: a push, and the end of another's
-//! turn (what was queued meanwhile, a sync that is due, the end of the log). Each looks, under the same lock and after its
+//! turn (what was queued meanwhile, a sync that is due, the end of the log, the turn itself when the thread gave it away for
+//! the time of a sync). Each looks, under the same lock and after its
 //! change, whether the thread sleeps and has something to do now ([`State::must_wake`]), and wakes it. A push during
 //! another's turn wakes nobody: the end of that turn does. Who has the turn always ends it, also by unwinding.
 
@@ -95,6 +96,8 @@ struct State {
     /// Monotonic time at which the writer has something to do though nothing comes.
     due: Option<Duration>,
     sleep: Sleep,
+    /// The thread waits for the end of a turn to go on with its own: nobody takes another before it.
+    is_awaited: bool,
     /// Appends met, and until this is 0 they are taken together by the thread: a turn of one of them makes the others
     /// wait for it and then for the thread to wake up.
     crowd: u32,
@@ -110,6 +113,8 @@ enum Sleep {
     Until(Duration),
     /// It has to be woken.
     Endless,
+    /// It has to be woken when nobody has the turn.
+    UntilFree,
 }
 
 impl State {
@@ -118,6 +123,7 @@ impl State {
     fn must_wake(&mut self) -> bool {
         let is_early = match (self.sleep, self.due) {
             (Sleep::Awake, _) => return false,
+            (Sleep::UntilFree, _) => !self.is_taken,
             (Sleep::Until(until), Some(due)) => due < until,
             (Sleep::Endless, Some(_)) => true,
             (_, None) => false,
@@ -233,9 +239,26 @@ impl Queue {
     /// appends do not meet. `true`: [`Queue::leave`] or [`Queue::end`] must follow.
     pub(crate) fn try_enter(&self) -> bool {
         let mut state = self.state.lock();
-        let is_free = !state.is_taken && state.items.is_empty() && state.crowd == 0 && state.closed.is_none();
+        let is_free = !state.is_taken
+            && !state.is_awaited
+            && state.items.is_empty()
+            && state.crowd == 0
+            && state.closed.is_none();
         state.is_taken |= is_free;
         is_free
+    }
+
+    /// Takes the turn for the thread whatever waits, as soon as nobody has it; `false` once the writer is gone.
+    pub(crate) fn enter(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.is_taken && !state.is_over {
+            (state.is_awaited, state.sleep) = (true, Sleep::UntilFree);
+            self.filled.wait(&mut state);
+            state.sleep = Sleep::Awake;
+        }
+        state.is_awaited = false;
+        state.is_taken |= !state.is_over;
+        !state.is_over
     }
 
     /// Ends a turn; `due`: when the writer has something to do though nothing comes. `was_long`: appends go to the thread
@@ -327,6 +350,24 @@ impl Queue {
     pub(crate) fn take_waiting(&self) -> Option<Woken> {
         let state = self.state.lock();
         (!state.items.is_empty()).then(|| Woken::Items(self.drain(state)))
+    }
+
+    /// Takes what waits first, if it is a record of a length for which `fits` is true.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take_append_if(&self, fits: impl FnOnce(u64) -> bool) -> Option<Request> {
+        let mut state = self.state.lock();
+        match state.items.pop_front() {
+            Some(Item::Append(request)) if fits(request.frame_len()) => {
+                state.bytes -= request.frame_len();
+                self.len.store(state.items.len(), Ordering::Relaxed);
+                self.emptied.notify_waiters();
+                Some(request)
+            }
+            first => {
+                first.into_iter().for_each(|item| state.items.push_front(item));
+                None
+            }
+        }
     }
 
     fn drain(&self, mut state: MutexGuard<'_, State>) -> VecDeque<Item> {

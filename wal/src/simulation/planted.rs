@@ -24,6 +24,8 @@ bugs! {
     RetriesFailedSync,
     /// A failed sync fails those who wait for it; the log goes on.
     GoesOnAfterFailedSync,
+    /// A sync counts for what was written while it was under way.
+    CoversLaterWrites,
     /// The folder is not synced after a segment got its name.
     SkipsDirectorySync,
     /// A segment gets its name before its bytes are synced.

@@ -182,7 +182,17 @@ impl Active {
 
     /// fdatasync.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
-        self.file.sync_data().map_err(|error| io_error("fdatasync", &self.segment.path, error))
+        self.file.sync_data().map_err(|error| self.sync_error(error))
+    }
+
+    /// What is written, for a sync elsewhere.
+    pub(crate) fn file(&self) -> Arc<dyn DiskFile> {
+        self.file.clone()
+    }
+
+    /// A sync of [`Active::file`] failed.
+    pub(crate) fn sync_error(&self, error: io::Error) -> LogError {
+        io_error("fdatasync", &self.segment.path, error)
     }
 
     /// Gives back what is written ahead of the end.

@@ -2,6 +2,7 @@
 //! and all are told. One turn follows the other; whose they are says `turn`.
 
 mod active;
+mod sync;
 mod turn;
 mod unit;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub(crate) use active::{Active, WriteError, make_segment};
+pub(crate) use sync::SyncBegun;
 pub(crate) use turn::Pen;
 pub(crate) use unit::push_payload;
 use unit::{Unit, Unsynced};
@@ -54,6 +56,8 @@ pub(crate) struct Writer {
     company: usize,
     /// How long that sync took.
     sync_time: Duration,
+    /// A sync for which the turn need not be kept.
+    begun: Option<SyncBegun>,
 }
 
 /// Whether there are further turns.
@@ -77,10 +81,12 @@ impl Writer {
             syncing: 0,
             company: 0,
             sync_time: Duration::ZERO,
+            begun: None,
         }
     }
 
-    /// Does what it was woken for. `false` when that was the last.
+    /// Does what it was woken for. `false` when that was the last. Otherwise a sync may be left to do
+    /// ([`Writer::begun`]), before the next turn of the thread.
     pub(crate) fn turn(&mut self, woken: Woken) -> bool {
         let next = match woken {
             Woken::Items(items) => self.work(items),
@@ -98,7 +104,7 @@ impl Writer {
     /// Writes one record and syncs nothing: an appender's turn. `false` when that was the last.
     pub(crate) fn write(&mut self, request: Request) -> bool {
         match self.append_unit(&mut VecDeque::from([request])) {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(WriteError::Full(error)) => {
                 tracing::warn!("{error}");
                 true
@@ -114,6 +120,17 @@ impl Writer {
     #[cfg(feature = "simulation")]
     pub(crate) fn waiting(&self) -> Option<Woken> {
         self.shared.queue.take_waiting()
+    }
+
+    /// Writes the record that waits first as its appender would have, if it could. The error has ended the log.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn write_waiting(&mut self) -> Result<bool, LogError> {
+        let queue = &self.shared.queue;
+        let Some(request) = queue.take_append_if(|len| self.is_ready_for(len)) else { return Ok(false) };
+        match self.write(request) {
+            true => Ok(true),
+            false => Err(self.shared.poison.get().unwrap_or(LogError::Closed)),
+        }
     }
 
     /// What would wake it when nothing came for as long as it waits.
@@ -157,24 +174,35 @@ impl Writer {
     }
 
     fn idle(&mut self) -> Result<(), LogError> {
-        if self.unsynced_since.is_some() { self.sync() } else { self.mark() }
+        if self.unsynced_since.is_none() {
+            self.mark()
+        } else if self.begin_sync(&mut Vec::new()) {
+            Ok(())
+        } else {
+            self.sync()
+        }
     }
 
     fn work(&mut self, items: VecDeque<Item>) -> Result<Next, LogError> {
         let mut appends = VecDeque::with_capacity(items.len());
         let mut items = items.into_iter();
+        let mut replies = Vec::new();
         while let Some(item) = items.next() {
             let done = match item {
                 Item::Append(request) => {
                     appends.push_back(request);
                     continue;
                 }
-                Item::Sync(reply) => self.append_all(&mut appends).and_then(|()| {
-                    self.sync()?;
-                    self.reply(reply)
-                }),
+                // Answered at the end: what follows is synced with it.
+                Item::Sync(reply) => {
+                    replies.push(reply);
+                    continue;
+                }
                 Item::Roll(reply) => self.append_all(&mut appends).and_then(|()| match self.roll() {
-                    Ok(()) => self.reply(reply),
+                    Ok(()) => {
+                        self.reply(vec![reply]);
+                        Ok(())
+                    }
                     Err(WriteError::Full(error)) => {
                         let _ = reply.send(Err(error));
                         Ok(())
@@ -187,7 +215,8 @@ impl Writer {
                 Item::Close(reply) => match self.append_all(&mut appends).and_then(|()| self.close()) {
                     Ok(()) => {
                         items.for_each(|item| item.refuse(&LogError::Closed));
-                        let _ = reply.send(Ok(self.last.last));
+                        replies.push(reply);
+                        self.reply(replies);
                         return Ok(Next::Stop);
                     }
                     Err(error) => {
@@ -197,37 +226,56 @@ impl Writer {
                 },
             };
             if let Err(error) = done {
-                return Err(self.refuse_rest(error, appends, items));
+                return Err(self.refuse_rest(error, appends, items, replies));
             }
         }
-        match self.append_all(&mut appends) {
+        match self.append_all(&mut appends).and_then(|()| self.finish(&mut replies)) {
             Ok(()) => Ok(Next::Go),
-            Err(error) => Err(self.refuse_rest(error, appends, items)),
+            Err(error) => Err(self.refuse_rest(error, appends, items, replies)),
         }
     }
 
-    fn reply(&self, reply: Reply) -> Result<(), LogError> {
-        let _ = reply.send(Ok(self.shared.marks.durable()));
+    /// The end of a batch: syncs if somebody asked for it, or if it is time to.
+    fn finish(&mut self, replies: &mut Vec<Reply>) -> Result<(), LogError> {
+        let is_bulk = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) >= EAGER_SYNC_BYTES;
+        let is_due = !replies.is_empty() || self.syncing > 0 || self.is_overdue() || is_bulk;
+        if is_due && self.unsynced_since.is_some() && !self.begin_sync(replies) {
+            self.sync()?;
+        }
+        if self.begun.is_none() {
+            self.reply(std::mem::take(replies));
+        }
         Ok(())
     }
 
-    fn refuse_rest(&self, error: LogError, appends: VecDeque<Request>, items: impl Iterator<Item = Item>) -> LogError {
+    fn reply(&self, replies: Vec<Reply>) {
+        for reply in replies {
+            let _ = reply.send(Ok(self.shared.marks.durable()));
+        }
+    }
+
+    fn refuse_rest(
+        &self,
+        error: LogError,
+        appends: VecDeque<Request>,
+        items: impl Iterator<Item = Item>,
+        replies: Vec<Reply>,
+    ) -> LogError {
         let poisoned = self.shared.poison.set(&error);
         appends.into_iter().for_each(|request| request.refuse(&poisoned));
-        items.for_each(|item| item.refuse(&poisoned));
+        items.chain(replies.into_iter().map(Item::Sync)).for_each(|item| item.refuse(&poisoned));
         error
     }
 
-    /// Writes all of `appends` and syncs if any of them, or the bytes that wait, ask for it. An error poisons.
+    /// Writes all of `appends`. An error poisons.
     fn append_all(&mut self, appends: &mut VecDeque<Request>) -> Result<(), LogError> {
-        let mut wants_sync = false;
         while let Some(first) = appends.front() {
             // A full segment is synced by the roll.
             if self.unsynced_room() < first.frame_len() && !self.active.is_full_for(first.frame_len()) {
                 self.sync()?;
             }
             match self.append_unit(appends) {
-                Ok(is_sync) => wants_sync |= is_sync,
+                Ok(()) => {}
                 Err(WriteError::Full(error)) => {
                     tracing::warn!("{error}");
                     // The rest of the batch may build on what was refused.
@@ -236,11 +284,7 @@ impl Writer {
                 Err(WriteError::Broken(error)) => return Err(error),
             }
         }
-        // Of an appender's turn before this one, too.
-        let wants_sync = wants_sync || self.syncing > 0;
-        let overdue = self.is_overdue();
-        let is_bulk = self.shared.marks.unsynced_bytes.load(Ordering::Relaxed) >= EAGER_SYNC_BYTES;
-        if (wants_sync || overdue || is_bulk) && self.unsynced_since.is_some() { self.sync() } else { Ok(()) }
+        Ok(())
     }
 
     /// How much more may be written before a sync is due.
@@ -249,8 +293,8 @@ impl Writer {
         self.shared.config.async_max_bytes.saturating_sub(unsynced)
     }
 
-    /// Writes as many records as one write takes. Returns whether any asks for a sync.
-    fn append_unit(&mut self, appends: &mut VecDeque<Request>) -> Result<bool, WriteError> {
+    /// Writes as many records as one write takes.
+    fn append_unit(&mut self, appends: &mut VecDeque<Request>) -> Result<(), WriteError> {
         let first_len = appends.front().map_or(0, Request::frame_len);
         if self.active.is_full_for(first_len) {
             self.roll()?;
@@ -273,7 +317,7 @@ impl Writer {
             }
         }
         if unit.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let (offset, len) = (self.active.end, unit.len);
         match self.active.write(unit.slices(), len) {
@@ -306,7 +350,7 @@ impl Writer {
         if planted!(self.shared.config, AcksBeforeSync) {
             self.acknowledge();
         }
-        Ok(syncing > 0)
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
@@ -321,10 +365,7 @@ impl Writer {
         match self.active.sync() {
             Err(_) if planted!(self.shared.config, RetriesFailedSync) => self.active.sync()?,
             Err(_) if planted!(self.shared.config, GoesOnAfterFailedSync) => {
-                let error = LogError::Poisoned { reason: "this sync alone failed".into() };
-                for Unsynced { durable, .. } in self.unsynced.drain(..) {
-                    let _ = durable.send(Err(error.clone()));
-                }
+                self.fail_unsynced();
                 return Ok(());
             }
             result => result?,
@@ -332,6 +373,14 @@ impl Writer {
         self.sync_time = self.shared.clock.monotonic().saturating_sub(start);
         self.synced();
         Ok(())
+    }
+
+    /// What the planted bug does to those who wait for a sync that failed.
+    fn fail_unsynced(&mut self) {
+        let error = LogError::Poisoned { reason: "this sync alone failed".into() };
+        for Unsynced { durable, .. } in self.unsynced.drain(..) {
+            let _ = durable.send(Err(error.clone()));
+        }
     }
 
     /// Everything written is durable.
@@ -342,6 +391,7 @@ impl Writer {
         marks.set_durable(self.last.last);
         self.unsynced_since = None;
         self.acknowledge();
+        self.shared.marks.tell_durable();
     }
 
     fn acknowledge(&mut self) {

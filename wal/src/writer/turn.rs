@@ -1,13 +1,14 @@
 //! Whose turn it is to write: the log's thread works off the queue, and an appender that finds nobody writing and nothing
 //! queued writes its own small record, which saves waking two threads. A turn of an appender is one write and never a sync:
-//! its thread may be one that must not block. The rules of turns are the queue's (`queue.rs`).
+//! its thread may be one that must not block. For a sync that no append waits for, the thread gives its turn away (`sync.rs`).
+//! The rules of turns are the queue's (`queue.rs`).
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::Writer;
-use crate::{queue::Request, shared::Shared};
+use crate::{LogError, queue::Request, shared::Shared};
 
 /// Frames up to this size are written by their appender: measured, a write of 300 bytes to 32 KiB takes 3 to 6 µs where it
 /// overwrites zeros, one of 64 KiB 10 to 25 µs, and having the thread do it 20 to 45 µs more.
@@ -54,6 +55,18 @@ impl Pen {
                 });
                 if !goes_on {
                     return;
+                }
+                // The turn is free while the disk works.
+                if let Some(begun) = turn.writer.as_mut().and_then(|writer| writer.begun()) {
+                    drop(turn);
+                    let result = begun.sync();
+                    if !queue.enter() {
+                        return begun.refuse(&self.shared.poison.get().unwrap_or(LogError::Closed));
+                    }
+                    turn = self.turn();
+                    if !turn.with_writer(|writer| writer.end_sync(begun, result)) {
+                        return;
+                    }
                 }
                 match queue.take_more() {
                     Some(more) => woken = more,

@@ -55,8 +55,12 @@ struct Calls {
     next_write_panics: AtomicBool,
     next_write_fails: AtomicBool,
     /// Tells that an appender's write has begun and waits until it may go on.
-    gate: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+    gate: Mutex<Option<Gate<()>>>,
+    /// The same for the thread's next sync, which ends as the test says.
+    sync_gate: Mutex<Option<Gate<io::Result<()>>>>,
 }
+
+type Gate<T> = (mpsc::Sender<()>, mpsc::Receiver<T>);
 
 fn is_appender() -> bool {
     thread::current().name() != Some("wal-writer")
@@ -131,6 +135,11 @@ impl DiskFile for WatchedFile {
     fn sync_data(&self) -> io::Result<()> {
         let count = if is_appender() { &self.calls.syncs } else { &self.calls.thread_syncs };
         count.fetch_add(1, Ordering::Relaxed);
+        let gate = self.calls.sync_gate.lock().take();
+        if let Some((begun, end)) = gate {
+            begun.send(()).unwrap();
+            end.recv().unwrap()?;
+        }
         self.file.sync_data()
     }
 
@@ -471,4 +480,75 @@ fn close_waits_for_the_turn_of_an_appender() {
     drop(log);
     let (_log, recovery) = open_on(config, Lsn::ZERO, SystemDisk::shared()).unwrap();
     assert_eq!(recovery.last, last);
+}
+
+/// Appends while a sync of the thread hangs, then lets it end. Returns what was written before and beside it, the answer to
+/// whoever asked for the sync, and the log.
+fn beside_a_sync(end: io::Result<()>) -> (Bed, [tailrace_wal::Appending; 2], Result<Lsn, LogError>) {
+    let bed = Bed::new(|config| config.sync_interval = Duration::from_secs(3600));
+    let (begun, has_begun) = mpsc::channel();
+    let (let_go, go_on) = mpsc::channel();
+    let (before, beside, answer) = one_thread().block_on(async {
+        // The first write makes zeros for the next ones.
+        bed.append(0, Persistence::Sync).await.unwrap();
+        let mut before = bed.log.append(commit(HISTORY, &[1; 4]), Persistence::Async).await.unwrap();
+        before.written().await.unwrap();
+        *bed.calls.sync_gate.lock() = Some((begun, go_on));
+        let mut syncing = std::pin::pin!(bed.log.sync());
+        assert!(futures::poll!(syncing.as_mut()).is_pending());
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        let mut beside = bed.log.append(commit(HISTORY, &[2; 4]), Persistence::Async).await.unwrap();
+        let written = tokio::time::timeout(PATIENCE, beside.written()).await.expect("a sync holds nobody up").unwrap();
+        assert_eq!((written.lsn, bed.log.status().durable), (Lsn(3), Lsn(1)));
+        let_go.send(end).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, syncing).await.expect("the sync is answered");
+        (before, beside, answer)
+    });
+    (bed, [before, beside], answer)
+}
+
+#[test]
+fn what_is_written_beside_a_sync_waits_for_the_next_one() {
+    let (bed, [before, mut beside], answer) = beside_a_sync(Ok(()));
+    assert_eq!(answer.unwrap(), Lsn(2));
+    let status = bed.log.status();
+    assert_eq!((status.appended, status.durable), (Lsn(3), Lsn(2)));
+    assert!(status.unsynced_bytes > 0);
+    one_thread().block_on(async {
+        assert_eq!(before.durable().await.unwrap().lsn, Lsn(2));
+        assert_eq!(beside.written().await.unwrap().lsn, Lsn(3));
+        let mut durable = Box::pin(beside.durable());
+        assert!(futures::poll!(&mut durable).is_pending());
+        assert_eq!(bed.log.sync().await.unwrap(), Lsn(3));
+        assert_eq!(durable.await.unwrap().lsn, Lsn(3));
+    });
+    assert_eq!(bed.log.status().unsynced_bytes, 0);
+}
+
+#[test]
+fn a_sync_that_fails_fails_what_was_written_beside_it() {
+    let (bed, waiting, answer) = beside_a_sync(Err(io::Error::other("a disk that fails, planted by a test")));
+    assert!(matches!(answer, Err(LogError::Poisoned { .. })), "{answer:?}");
+    one_thread().block_on(async {
+        for appending in waiting {
+            let answer = tokio::time::timeout(PATIENCE, appending.durable()).await.expect("it is told");
+            assert!(matches!(answer, Err(LogError::Poisoned { .. })), "{answer:?}");
+        }
+        assert!(matches!(bed.append(9, Persistence::Async).await, Err(LogError::Poisoned { .. })));
+    });
+    assert_eq!(bed.log.status().durable, Lsn(1));
+}
+
+/// The sync after one beside which others wrote is for all of them.
+#[test]
+fn the_next_sync_is_for_what_was_written_beside_one() {
+    let (bed, waiting, answer) = beside_a_sync(Ok(()));
+    answer.unwrap();
+    one_thread().block_on(async {
+        let appended = tokio::time::timeout(PATIENCE, bed.append(3, Persistence::Sync)).await.expect("it is synced");
+        assert_eq!(appended.unwrap().lsn, Lsn(4));
+        for appending in waiting {
+            appending.durable().await.unwrap();
+        }
+    });
 }

@@ -60,7 +60,7 @@ fn seeded_lives() {
     if count >= 100 {
         assert_eq!(sums.counts.never_active(), [], "faults that were never active");
         assert!(sums.damages_refused > 0 && sums.damages_cut > 0 && sums.truncations > 0, "{sums:?}");
-        assert!(sums.poisonings > 0 && sums.fulls > 0, "{sums:?}");
+        assert!(sums.poisonings > 0 && sums.fulls > 0 && sums.beside > 0, "{sums:?}");
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Sums {
     pub(crate) truncations: u64,
     pub(crate) poisonings: u64,
     pub(crate) fulls: u64,
+    /// Records written while a sync was under way.
+    pub(crate) beside: u64,
     /// The call that [`Plan::fails`] hit.
     pub(crate) fired: Option<CallKind>,
     pub(crate) counts: FaultCounts,
@@ -93,6 +95,7 @@ impl Sums {
         self.truncations += other.truncations;
         self.poisonings += other.poisonings;
         self.fulls += other.fulls;
+        self.beside += other.beside;
         self.counts.merge(&other.counts);
     }
 }
@@ -268,7 +271,12 @@ impl World {
             28..40 => self.large(persistence)?,
             40..50 => self.verbatim(persistence)?,
             50..53 => self.nonsense(persistence)?,
-            53..57 => self.command(true)?,
+            53..57 => {
+                self.command(true)?;
+                if self.random.random_bool(0.5) {
+                    self.step_beside()?;
+                }
+            }
             57..61 => self.command(false)?,
             61..66 => {
                 self.step()?;
@@ -330,6 +338,35 @@ impl World {
             self.after_writer(before)?;
         }
         Ok(())
+    }
+
+    /// The same; when it comes to a sync during which others may write, they do.
+    fn step_beside(&mut self) -> Check {
+        let before = self.disk.fired();
+        let Some(live) = &mut self.live else { return Ok(()) };
+        if !live.stepper.begin() {
+            return Ok(());
+        }
+        for _ in 0..self.random.random_range(1..4) {
+            if self.random.random_bool(0.3)
+                && let Some(live) = &mut self.live
+            {
+                live.stepper.sync_early();
+            }
+            let persistence = if self.random.random_bool(0.3) { Persistence::Sync } else { Persistence::Async };
+            self.append(persistence)?;
+            if let Some(live) = &mut self.live
+                && live.stepper.write_beside()
+            {
+                self.sums(|sums| sums.beside += 1);
+            }
+        }
+        if let Some(live) = &mut self.live {
+            live.stepper.end_sync();
+            // A synchronous one among them is due now.
+            while live.stepper.step() || live.stepper.idle() {}
+        }
+        self.after_writer(before)
     }
 
     fn idle(&mut self) -> Check {
