@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use arc_swap::ArcSwap;
@@ -373,6 +374,11 @@ impl Engine {
         self: &Arc<Self>,
         change: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        let mut change = Box::pin(change);
+        // What need not wait for anything is done here: waking another thread for it would take longer.
+        if let Poll::Ready(result) = futures::poll!(&mut change) {
+            return result;
+        }
         match self.runtime.spawn(change).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -396,8 +402,7 @@ impl Engine {
 
 /// Waits until a log takes nothing any more.
 pub(crate) async fn stopped(log: &Log) -> LogError {
-    let mut durable = log.durable();
-    while durable.changed().await.is_ok() {}
+    log.ended().await;
     log.sync().await.err().unwrap_or(LogError::Closed)
 }
 

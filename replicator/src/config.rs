@@ -32,7 +32,8 @@ pub struct ReplicaGrant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CompressionPolicy {
     /// As long as compressed chunks carry more over the link than raw ones: decided for each replica, from the bytes per
-    /// second that its connection acknowledges and the speed and gain of compressing on this node.
+    /// second that its connection acknowledges and the speed and gain of compressing on this node. Chunks below 4 KiB, single
+    /// commits at the log's end, go raw: they are there sooner.
     #[default]
     Auto,
     /// Never.

@@ -238,7 +238,8 @@ pub struct GrantSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// As long as compressed changes carry more over a replica's link than raw ones, as measured.
+    /// As long as compressed changes carry more over a replica's link than raw ones, as measured; a few small commits
+    /// (below 4 KiB) go raw.
     #[default]
     Auto,
     /// Never.

@@ -106,7 +106,7 @@ async fn run(
     let session: Session = Arc::new(Mutex::new(session));
     let (events, mut heard) = mpsc::unbounded_channel();
     let (violations, mut violated) = mpsc::channel(1);
-    let streams = tokio::spawn(accept_streams(shared.clone(), connection.clone(), session.clone(), violations));
+    let mut streams = tokio::spawn(accept_streams(shared.clone(), connection.clone(), session.clone(), violations));
     let mut following = Following {
         shared: shared.clone(),
         session,
@@ -158,6 +158,11 @@ async fn run(
                 stopping = true;
             }
             error = connection.closed() => break (CODE_DONE, error.to_string()),
+            // With the connection, or by a bug: a session without chunks would stand still in silence.
+            _ = &mut streams => {
+                let closed = connection.close_reason().map(|error| error.to_string());
+                break (CODE_DONE, closed.unwrap_or_else(|| "what takes chunks has ended".to_owned()));
+            }
         }
     };
     streams.abort();
@@ -304,11 +309,15 @@ async fn accept_streams(
 ) {
     while let Ok(stream) = connection.accept_uni().await {
         let (shared, session, violations) = (shared.clone(), session.clone(), violations.clone());
-        tokio::spawn(async move {
+        let mut reading = Box::pin(async move {
             if let Err(DataError::Violation(reason)) = read_stream(&shared, stream, &session).await {
                 let _ = violations.try_send(reason);
             }
         });
+        // A small chunk has come whole with its stream, and is handed on sooner than another thread would begin.
+        if futures::poll!(&mut reading).is_pending() {
+            tokio::spawn(reading);
+        }
     }
 }
 

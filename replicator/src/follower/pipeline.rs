@@ -176,7 +176,12 @@ impl Pipeline {
             if self.unsynced && self.syncing.is_none() {
                 self.unsynced = false;
                 let applier = applier.clone();
-                self.syncing = Some(async move { applier.durable().await }.boxed());
+                let durable = async move {
+                    // Those who wait for what was just applied go on first.
+                    tokio::task::yield_now().await;
+                    applier.durable().await
+                };
+                self.syncing = Some(durable.boxed());
             }
         }
         tokio::select! {

@@ -200,7 +200,10 @@ impl Served {
             if let Some(end) = self.act().await {
                 return end;
             }
-            let timeout = self.session.lock().poll_timeout();
+            let (timeout, is_progress_due) = {
+                let session = self.session.lock();
+                (session.poll_timeout(), session.is_progress_due())
+            };
             let now = self.shared.engine.clock().monotonic();
             let sleep = timeout.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
             tokio::select! {
@@ -217,7 +220,8 @@ impl Served {
                 },
                 Some(event) = reports.recv() => self.handle_event(event),
                 Ok(()) = databases.changed() => self.handle_databases(),
-                Ok(()) = applied.changed() => {
+                // What is due is said when its time comes: no need to wake up for every commit until then.
+                Ok(()) = applied.changed(), if !is_progress_due => {
                     let now = self.shared.engine.clock().monotonic();
                     self.session.lock().handle_progress(now, &self.shared.catalog);
                 }

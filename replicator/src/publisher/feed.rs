@@ -115,7 +115,7 @@ impl Feed {
     }
 
     fn encode(&self, chunk: Arc<Chunk>, room: Room) -> Encoding {
-        let (shared, form, of) = (self.shared.clone(), self.link.next_form(), chunk.clone());
+        let (shared, form, of) = (self.shared.clone(), self.link.next_form(chunk.raw_len() as usize), chunk.clone());
         let encoded = async move {
             let encoded = of.encoded(form, shared.engine.clock(), &shared.figures).await?;
             if encoded.compression != Compression::Raw {

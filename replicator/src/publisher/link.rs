@@ -17,13 +17,17 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    ReplicaFlow, ReplicaLinkStatus,
+    CompressionPolicy, ReplicaFlow, ReplicaLinkStatus,
     transport::CODE_DONE,
     wire::{Compression, DataHeader, Pieces},
 };
 
 /// Bytes per permit of the budget.
 const UNIT: usize = 1 << 10;
+/// Smaller chunks are a few commits at the log's end, which somebody waits for: what compression saves of them is less than
+/// the packets around them, and it takes tens of microseconds on either side. Where a link is too slow for single commits,
+/// credit makes chunks of many.
+const PAYS_MIN: usize = 4 << 10;
 /// Two large chunks: while one is on its way, the next one is read and compressed.
 const WAY_BYTES_MIN: u64 = 12 << 20;
 /// Round trips at the fastest rate measured (what BBR calls the bandwidth-delay product). Twice, so that a link that turns out
@@ -93,8 +97,11 @@ impl ReplicaLink {
         })
     }
 
-    /// The form of the next chunk.
-    pub(crate) fn next_form(&self) -> Compression {
+    /// The form of the next chunk, which has so many bytes.
+    pub(crate) fn next_form(&self, bytes: usize) -> Compression {
+        if bytes < PAYS_MIN && self.flow.compression == CompressionPolicy::Auto {
+            return Compression::Raw;
+        }
         let link = self.gauge.lock().bytes_per_second();
         self.choice.lock().next(link, self.figures.speed(), self.clock.monotonic())
     }

@@ -116,6 +116,11 @@ impl PublisherSession {
         }
     }
 
+    /// Whether [`PublisherSession::poll_timeout`] stands for progress: until then, nothing new has to be said of it.
+    pub(crate) fn is_progress_due(&self) -> bool {
+        self.progress_due
+    }
+
     /// Tells of all feeds, moved or not.
     pub(super) fn heartbeat(&mut self, now: Duration, catalog: &dyn Catalog) {
         (self.heartbeat_sent, self.progress_sent, self.progress_due) = (now, now, false);
