@@ -1,6 +1,6 @@
 //! A connection: start-up, then one message after the other.
 
-use std::{sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -23,6 +23,9 @@ use crate::{
     Notice, Outcome, Result, Session, SessionFactory, SqlError, Statement, provider::CATALOG,
     statement::settings::SERVER_VERSION,
 };
+
+/// Longest that the last answers to a client that said goodbye wait for it to take them.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -192,7 +195,12 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             };
             match self.handle(message).await {
                 Ok(true) => {}
-                Ok(false) | Err(Failure::Gone) => return,
+                Ok(false) => {
+                    // What it asked for before it said goodbye may be read still.
+                    let _ = tokio::time::timeout(FAREWELL, self.flush()).await;
+                    return;
+                }
+                Err(Failure::Gone) => return,
                 Err(Failure::Statement(error)) => break error,
             }
             if self.context.stop.is_cancelled() {

@@ -18,7 +18,7 @@ use super::{
     simple::rows_tag,
     types::{Format, wire_columns},
 };
-use crate::{Outcome, Result, SqlError, Statement};
+use crate::{Outcome, Result, SqlError, Statement, statement::Kind};
 
 /// Most prepared statements, and most portals, of a connection.
 const NAMES_MAX: usize = 10_000;
@@ -170,22 +170,24 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         let prepared = self.extended.prepared(name)?;
         let types: Vec<u32> = prepared.parameters.iter().map(|parameter| parameter.oid).collect();
         backend::parameter_description(&mut self.out, &types);
-        self.columns(&prepared.columns, &[]);
+        self.columns(&prepared, &[]);
         Ok(())
     }
 
     fn describe_portal(&mut self, name: &str) -> Result<()> {
         let portal = self.extended.portal(name)?;
-        let (columns, formats) = (Arc::clone(&portal.prepared.columns), portal.formats.clone());
-        self.columns(&columns, &formats);
+        let (prepared, formats) = (Arc::clone(&portal.prepared), portal.formats.clone());
+        self.columns(&prepared, &formats);
         Ok(())
     }
 
-    fn columns(&mut self, schema: &SchemaRef, formats: &[i16]) {
-        if schema.fields().is_empty() {
+    fn columns(&mut self, prepared: &Prepared, formats: &[i16]) {
+        // A query may select nothing of its rows; it gives rows all the same.
+        let is_query = |statement: &Statement| matches!(statement.parsed().kind, Kind::Query(_));
+        if prepared.columns.fields().is_empty() && !prepared.statement.as_ref().is_some_and(is_query) {
             backend::bare(&mut self.out, Bare::NoData);
         } else {
-            backend::row_description(&mut self.out, &wire_columns(schema, formats));
+            backend::row_description(&mut self.out, &wire_columns(&prepared.columns, formats));
         }
     }
 

@@ -10,7 +10,7 @@ use datafusion::{
     common::{DFSchema, ScalarValue},
     logical_expr::{ColumnarValue, simplify::SimplifyContext},
     optimizer::simplify_expressions::ExprSimplifier,
-    sql::sqlparser::ast::{Expr, ExprWithAlias},
+    sql::sqlparser::ast::{Expr, ExprWithAlias, Value},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,37 @@ pub(crate) async fn call(
     parameters: &[ScalarValue],
     stop: &CancellationToken,
 ) -> Result<Outcome> {
+    let constants: Option<Vec<_>> = arguments
+        .iter()
+        .map(|(name, expr)| Some(Argument { name: name.clone(), value: constant(expr, parameters)? }))
+        .collect();
+    let arguments = match constants {
+        Some(constants) => constants,
+        None => evaluate(session, arguments, parameters)?,
+    };
+    procedure::call(session, name, arguments, stop).await
+}
+
+/// What a literal or a parameter says. Most calls have nothing else, and `wait_for` is called where microseconds count.
+fn constant(expr: &Expr, parameters: &[ScalarValue]) -> Option<ScalarValue> {
+    let Expr::Value(value) = expr else { return None };
+    match &value.value {
+        Value::SingleQuotedString(text) => Some(ScalarValue::from(text.as_str())),
+        Value::Number(number, false) => Some(ScalarValue::from(number.parse::<i64>().ok()?)),
+        Value::Boolean(value) => Some(ScalarValue::from(*value)),
+        Value::Placeholder(number) => {
+            let index = number.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)?;
+            parameters.get(index).cloned()
+        }
+        _ => None,
+    }
+}
+
+fn evaluate(
+    session: &Session,
+    arguments: &[(Option<String>, Expr)],
+    parameters: &[ScalarValue],
+) -> Result<Vec<Argument>> {
     let state = session.planning_state();
     let moment = SimplifyContext::builder()
         .with_schema(Arc::new(DFSchema::empty()))
@@ -59,9 +90,5 @@ pub(crate) async fn call(
             ColumnarValue::Array(array) => Ok(ScalarValue::try_from_array(&array, 0)?),
         }
     };
-    let arguments = arguments
-        .iter()
-        .map(|(name, expr)| Ok(Argument { name: name.clone(), value: evaluate(expr)? }))
-        .collect::<Result<_>>()?;
-    procedure::call(session, name, arguments, stop).await
+    arguments.iter().map(|(name, expr)| Ok(Argument { name: name.clone(), value: evaluate(expr)? })).collect()
 }

@@ -190,6 +190,25 @@ async fn extended_queries_take_and_give_binary_values() {
 }
 
 #[tokio::test]
+async fn a_query_without_columns_gives_rows_all_the_same() {
+    let served = Served::new().await;
+    let rows = served.client("tailrace").await.query("SELECT FROM (VALUES (1), (2))", &[]).await.unwrap();
+    assert_eq!((rows.len(), rows[0].len()), (2, 0));
+    // Drivers wait for the description before the first row.
+    let mut socket = served.socket().await;
+    socket.write_all(&startup()).await.unwrap();
+    let message = |kind: u8, body: &[u8]| [&[kind], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat();
+    let parse = message(b'P', b"\0SELECT FROM (VALUES (1), (2))\0\0\0");
+    let bind = message(b'B', b"\0\0\0\0\0\0\0\0");
+    let rest = [message(b'D', b"P\0"), message(b'E', b"\0\0\0\0\0"), message(b'S', b""), message(b'X', b"")].concat();
+    socket.write_all(&[parse, bind, rest].concat()).await.unwrap();
+    // The goodbye is behind them, and takes no answer away.
+    let answer = until_closed(socket).await;
+    let row = "D\0\0\0\u{6}\0\0";
+    assert!(answer.contains(&format!("T\0\0\0\u{6}\0\0{row}{row}C\0\0\0\rSELECT 2\0")), "{answer:?}");
+}
+
+#[tokio::test]
 async fn an_error_in_an_extended_query_leaves_the_connection_usable() {
     let served = Served::market().await;
     let client = served.client("market").await;
