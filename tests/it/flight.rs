@@ -1,8 +1,6 @@
 //! Flight SQL between processes: another cluster as a catalog, and clients of other makers.
 
-use std::process::Command;
-
-use crate::harness::{CREATE_TICKS, Node, PATIENCE, Site, insert};
+use crate::harness::{CREATE_TICKS, Node, Site, client, client_python, insert};
 
 const FLIGHT: &str = "listen.flight=127.0.0.1:0";
 
@@ -51,24 +49,15 @@ async fn a_cluster_is_a_catalog_of_another_and_stays_declared() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn adbc_and_pyarrow_read_and_write() {
-    let Some(python) = std::env::var_os("FLIGHT_PYTHON") else {
-        eprintln!(
-            "SKIPPED: no Python with adbc-driver-flightsql and pyarrow here; `.ci/run` installs one, see FLIGHT_PYTHON"
-        );
-        return;
-    };
+    let Some(python) = client_python() else { return };
     let site = Site::new();
     let (_a, b) = two(&site).await;
     b.sql(&insert(0..10)).await;
     b.sql("CALL grant_right('siteA', 'market', 'write')").await;
     let tls = site.path("siteA").join("tls");
-    let mut script = Command::new(python);
-    script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/flight.py")).arg(b.flight.unwrap().port().to_string());
-    script.args(["ca.crt", "node.crt", "node.key"].map(|file| tls.join(file)));
-    let run = tokio::task::spawn_blocking(move || script.output().unwrap());
-    let output = tokio::time::timeout(PATIENCE, run).await.expect("it hangs").unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
+    let arguments = [b.flight.unwrap().port().to_string()].into_iter();
+    let files = ["ca.crt", "node.crt", "node.key"].map(|file| tls.join(file).display().to_string());
+    let out = client(python, "flight.py", arguments.chain(files)).await;
     for wanted in [
         "rows [(0, ",
         "parameter 5",
@@ -84,7 +73,7 @@ async fn adbc_and_pyarrow_read_and_write() {
         "without certificate: refused",
         "flight [0, 1, 2, 3]",
     ] {
-        assert!(out.lines().any(|line| line.starts_with(wanted)), "{wanted:?} is not in:\n{out}\n{err}");
+        assert!(out.lines().any(|line| line.starts_with(wanted)), "{wanted:?} is not in:\n{out}");
     }
     assert_eq!(b.sql("SELECT count(*) FROM market.ticks").await, [["13"]]);
 }

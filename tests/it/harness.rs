@@ -1,6 +1,7 @@
 //! Processes to test: a folder of nodes, each started, killed and restarted at will.
 
 use std::{
+    ffi::OsString,
     fs::OpenOptions,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -398,4 +399,24 @@ pub(crate) fn seed() -> u64 {
     };
     println!("seed {seed}: TICKS_SEED={seed} repeats it");
     seed
+}
+
+/// A Python that has the clients of other makers; `None`, and a word, where there is none.
+pub(crate) fn client_python() -> Option<OsString> {
+    let python = std::env::var_os("CLIENT_PYTHON");
+    if python.is_none() {
+        eprintln!("SKIPPED: no Python with the drivers of other makers; `.ci/run` installs one, see CLIENT_PYTHON");
+    }
+    python
+}
+
+/// Runs a script that lies beside the tests; returns what it printed.
+pub(crate) async fn client(python: OsString, script: &str, arguments: impl IntoIterator<Item = String>) -> String {
+    let mut command = Command::new(python);
+    command.arg(format!("{}/tests/it/{script}", env!("CARGO_MANIFEST_DIR"))).args(arguments);
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("it hangs").unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    out.into_owned()
 }

@@ -15,6 +15,7 @@
 //! | `heavy` | queries that compute for ever, beside replication, commits and a stop |
 //! | `tail` | a table's changes in a shell |
 //! | `flight` | another cluster as a catalog; Flight SQL clients of other makers (`flight.py`) |
+//! | `psycopg` | a Python driver of PostgreSQL (`psycopg_client.py`) |
 //! | `backup_shell` | `tailrace backup`, `restore` and `sync`: what they print, and how they end |
 //! | `jobs` | statements that run when they are due: killed, stopped, from a shell and from psql |
 //! | `crash`, `archive`, `wal` | processes that are killed; the log's copy, and what reads it offline |
@@ -43,6 +44,7 @@ mod jobs;
 mod lag;
 mod offline;
 mod psql;
+mod psycopg;
 mod replicate;
 mod states;
 mod stop_and_start;
