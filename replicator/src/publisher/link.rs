@@ -24,9 +24,8 @@ use crate::{
 
 /// Bytes per permit of the budget.
 const UNIT: usize = 1 << 10;
-/// Smaller chunks are a few commits at the log's end, which somebody waits for: what compression saves of them is less than
-/// the packets around them, and it takes tens of microseconds on either side. Where a link is too slow for single commits,
-/// credit makes chunks of many.
+/// Smaller chunks are a few commits at the log's end, which somebody waits for: compression saves a packet or two of them, and
+/// decompressing one alone takes 15 µs. Where a link is too slow for single commits, credit makes chunks of many.
 const PAYS_MIN: usize = 4 << 10;
 /// Two large chunks: while one is on its way, the next one is read and compressed.
 const WAY_BYTES_MIN: u64 = 12 << 20;
