@@ -59,11 +59,35 @@ impl Fragments {
 impl Engine {
     /// Commits a transaction of rows. On an error before the append, fragments are followed by an abort record.
     pub(crate) async fn commit(self: Arc<Self>, sealed: Sealed, options: CommitOptions) -> Result<Receipt> {
-        let database = sealed.database.clone();
         let durability = options.durability.unwrap_or(match self.config.persistence {
             Persistence::Sync => Durability::Durable,
             Persistence::Async => Durability::Written,
         });
+        let engine = self.clone();
+        let (appending, receipt) =
+            self.to_the_end(async move { engine.commit_once(sealed, &options, durability).await }).await?;
+        // It is in the log and applied: who goes away from here on leaves nothing half done, and who waits does so where it
+        // is, not in another task.
+        if durability == Durability::Durable {
+            match appending {
+                Some(_) if planted!(self.config, AcknowledgesEarly) => {}
+                Some(appending) => {
+                    appending.durable().await.map_err(|source| indeterminate(&receipt, source))?;
+                }
+                None => self.wait_durable(&receipt).await?,
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// Appends and applies, unless a commit with this key did so before: nothing is appending then.
+    async fn commit_once(
+        self: &Arc<Self>,
+        sealed: Sealed,
+        options: &CommitOptions,
+        durability: Durability,
+    ) -> Result<(Option<Appending>, Receipt)> {
+        let database = sealed.database.clone();
         let claim = match &options.idempotency_key {
             None => None,
             Some(key) => match database.keys.claim(key).await {
@@ -74,19 +98,13 @@ impl Engine {
                 }
                 Ok(Err(receipt)) => {
                     self.abort_fragments(&database, sealed.fragments).await;
-                    if durability == Durability::Durable {
-                        self.wait_durable(&receipt).await?;
-                    }
-                    return Ok(receipt);
+                    return Ok((None, receipt));
                 }
             },
         };
-        let (appending, receipt) = self.commit_sealed(sealed, &options, durability).await?;
+        let (appending, receipt) = self.commit_sealed(sealed, options, durability).await?;
         drop(claim);
-        if durability == Durability::Durable && !planted!(self.config, AcknowledgesEarly) {
-            appending.durable().await.map_err(|source| indeterminate(&receipt, source))?;
-        }
-        Ok(receipt)
+        Ok((Some(appending), receipt))
     }
 
     async fn commit_sealed(

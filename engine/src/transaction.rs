@@ -179,8 +179,7 @@ impl Transaction {
             rows: self.rows,
             fragments: self.fragments.take(),
         };
-        let engine = self.engine.clone();
-        self.engine.to_the_end(engine.commit(sealed, options)).await
+        self.engine.clone().commit(sealed, options).await
     }
 
     /// Ends it without effect.
