@@ -21,6 +21,7 @@ mod wait;
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    num::NonZero,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -29,6 +30,7 @@ use parking_lot::Mutex;
 use quinn::{Connection, Endpoint};
 use tailrace_engine::Engine;
 use tailrace_wal::HistoryId;
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -46,7 +48,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
 /// How long the last packets may take; a peer that is gone learns of the end by its idle timeout.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
-/// Serves this cluster's replicated databases to replicas.
+/// Serves this cluster's replicated databases to replicas, on threads of its own: what it does for them stands in no
+/// session's way. Ends with its last handle; [`Publisher::shutdown`] says good-bye before.
 #[derive(Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -54,6 +57,7 @@ pub struct Publisher {
     local: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
+    _threads: Threads,
 }
 
 /// What all sessions share.
@@ -72,6 +76,8 @@ impl Publisher {
     /// Binds and begins to serve. Databases whose replication is on, and the cluster's switch, come from the engine and
     /// are followed as they change.
     pub async fn start(engine: Arc<Engine>, config: PublisherConfig) -> Result<Arc<Self>> {
+        let threads = Threads::start()?;
+        let entered = threads.enter();
         let mut server = tls::server_config(&config.tls)?;
         server.transport_config(transport::transport(false));
         server.migration(false);
@@ -92,19 +98,14 @@ impl Publisher {
             readers: Mutex::default(),
             figures: Arc::default(),
         });
-        let publisher =
-            Arc::new(Self { shared, endpoint, local, stop: CancellationToken::new(), tasks: TaskTracker::new() });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Not one of the tasks that shutdown waits for: it ends with the endpoint.
-        tokio::spawn(accept(
-            publisher.shared.clone(),
-            publisher.endpoint.clone(),
-            publisher.stop.clone(),
-            publisher.tasks.clone(),
-        ));
-        publisher.tasks.spawn(watch_switches(publisher.shared.clone(), publisher.stop.clone()));
-        let watched = publisher.shared.clone();
-        publisher.tasks.spawn(watchdog::watch(publisher.stop.clone(), move || watched.stuck()));
-        Ok(publisher)
+        tokio::spawn(accept(shared.clone(), endpoint.clone(), stop.clone(), tasks.clone()));
+        tasks.spawn(watch_switches(shared.clone(), stop.clone()));
+        let watched = shared.clone();
+        tasks.spawn(watchdog::watch(stop.clone(), move || watched.stuck()));
+        drop(entered);
+        Ok(Arc::new(Self { shared, endpoint, local, stop, tasks, _threads: threads }))
     }
 
     /// Address bound (port 0 picks one).
@@ -144,6 +145,39 @@ impl Publisher {
         self.endpoint.close(transport::CODE_DONE, b"the primary is shutting down");
         let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
         self.shared.readers.lock().clear();
+    }
+}
+
+/// The publisher's runtime, on half of the processors. A sync wakes the feeds together with the sessions whose commits it
+/// covers; on one runtime a session waited for its turn behind eight feeds.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads((processors / 2).max(1))
+            .thread_name("publisher")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                ReplicationError::Configuration(format!("cannot start the publisher's threads: {error}"))
+            })?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.0.as_ref().map(Runtime::enter)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Waits for nothing: what drops it may be a task, which must not wait.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -55,6 +55,19 @@ async fn a_name_must_be_that_of_the_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_an_error_and_a_publisher_that_is_dropped_leaves_its_port() {
+    let authority = Authority::new();
+    let primary = Site::new(&authority, "a").await;
+    let publisher = primary.publish().await;
+    let taken = tailrace_replicator::PublisherConfig { listen: publisher.local_addr(), ..primary.publisher_config() };
+    let error = tailrace_replicator::Publisher::start(primary.engine.clone(), taken.clone()).await.unwrap_err();
+    assert!(matches!(&error, ReplicationError::Configuration(text) if text.contains("cannot listen")), "{error}");
+    // Without a good-bye, and from within a task.
+    drop(publisher);
+    primary.publish_as(taken).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_over_the_limit_are_refused() {
     let authority = Authority::new();
     let primary = Site::new(&authority, "a").await;

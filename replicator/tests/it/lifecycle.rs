@@ -245,12 +245,13 @@ fn a_primary_that_was_killed_resets_its_former_connections() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (doomed, rest) = (runtime(), runtime());
     let authority = Authority::new();
-    let (mut primary, address) = doomed.block_on(async {
+    let (mut primary, publisher) = doomed.block_on(async {
         let primary = Site::new(&authority, "a").await;
         primary.market("market").await;
         let publisher = primary.publish().await;
-        (primary, publisher.local_addr())
+        (primary, publisher)
     });
+    let address = publisher.local_addr();
     let (replica, follower) = rest.block_on(async {
         let replica = Site::new(&authority, "b").await;
         let follower = replica.follow(address).await;
@@ -259,6 +260,7 @@ fn a_primary_that_was_killed_resets_its_former_connections() {
     });
     // Its tasks end where they are, and its socket with them: nobody is told.
     let killed = Instant::now();
+    drop(publisher);
     doomed.shutdown_background();
     rest.block_on(async {
         primary.revive().await;
