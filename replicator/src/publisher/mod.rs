@@ -57,6 +57,7 @@ pub struct Publisher {
     local: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Held for its drop, which ends all tasks.
     _threads: Threads,
 }
 
